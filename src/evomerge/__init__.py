@@ -1,0 +1,1 @@
+"""evomerge: evolutionary search for the best merge of language models."""
