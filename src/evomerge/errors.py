@@ -18,7 +18,7 @@ class CandidateError(EvomergeError):
     """One candidate could not be built or scored. The search records a failed trial and goes on."""
 
 
-class InterruptedRun(EvomergeError):
+class InterruptedRunError(EvomergeError):
     """The user asked to stop. Everything scored so far is kept; the command line exits with 130."""
 
 
