@@ -1,0 +1,1 @@
+"""The verbs a user types, and what a run leaves behind."""

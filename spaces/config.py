@@ -8,8 +8,6 @@ from pydantic import Field, model_serializer, model_validator
 
 from evomerge.engine.recipe import Frozen
 
-Setting = float | tuple[float, float]
-
 
 class SpaceConfig(Frozen):
     """What may vary.
@@ -19,12 +17,12 @@ class SpaceConfig(Frozen):
         modules: groups of parameters inside a layer that get numbers of their own, tried in this order: "all",
             "attention", "mlp", "other" (whatever is left), or regular expressions.
         settings: every other key of the section: options of the layer space (such as `blocks`), and for each
-            parameter of the merge method its bounds `[low, high]` or a fixed number.
+            parameter of the merge method its bounds `[low, high]` or a fixed number. `Space` checks them.
     """
 
     layers: str = "blocks"
     modules: tuple[str, ...] = Field(default=("all",), min_length=1)
-    settings: dict[str, Setting] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod

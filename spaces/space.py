@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from evomerge.engine.recipe import Group, Layers, ParameterSpec, Recipe
 from evomerge.errors import InputError, unknown_name
-from evomerge.spaces.basis import LAYER_SPACES, Basis, make_basis, options_of
-from evomerge.spaces.config import Setting, SpaceConfig
+from evomerge.spaces.basis import LAYER_SPACES, make_basis, options_of
+from evomerge.spaces.config import SpaceConfig
 
 METHOD = "method"
 Point = dict[str, float | str]
@@ -199,29 +199,28 @@ def _owners(spec: ParameterSpec, template: Recipe) -> tuple[str, ...]:
     return tuple(expert.name for expert in template.experts) if spec.per_expert else ("",)
 
 
-def _bounds(
-    spec: ParameterSpec, setting: Setting | None, merges: Sequence[Merge]
-) -> tuple[float, float] | float | None:
+def _bounds(spec: ParameterSpec, setting: object, merges: Sequence[Merge]) -> tuple[float, float] | float | None:
     """Bounds, a fixed number, or None: the parameter stays at its default."""
     if setting is None:
-        specs = [other for merge in merges for other in merge.parameters if other.name == spec.name]
-        searched = [other.search for other in specs if other.search]
-        return (min(low for low, _ in searched), max(high for _, high in searched)) if searched else None
-    low, high = setting if isinstance(setting, tuple) else (setting, setting)
-    if isinstance(setting, tuple) and not low < high:
+        searched = [other.search for merge in merges for other in merge.parameters if other.name == spec.name]
+        pairs = [pair for pair in searched if pair]
+        return (min(low for low, _ in pairs), max(high for _, high in pairs)) if pairs else None
+    numbers = setting if isinstance(setting, list | tuple) else (setting, setting)
+    if len(numbers) != 2 or not all(_is_number(number) for number in numbers):
+        raise InputError(f"space.{spec.name} must be a number or bounds [low, high], but got {setting!r}")
+    low, high = float(numbers[0]), float(numbers[1])
+    if numbers is setting and not low < high:
         raise InputError(
             f"space.{spec.name} must be [low, high] with low < high, but got [{low:g}, {high:g}];"
             " a single number fixes it"
         )
     if not (spec.low <= low and high <= spec.high):
+        found = f"[{low:g}, {high:g}]" if numbers is setting else f"{low:g}"
         raise InputError(
-            f"space.{spec.name} must lie in the method's range [{spec.low:g}, {spec.high:g}], but got {_said(setting)}"
+            f"space.{spec.name} must lie in the method's range [{spec.low:g}, {spec.high:g}], but got {found}"
         )
-    return (low, high) if isinstance(setting, tuple) else float(setting)
+    return (low, high) if numbers is setting else low
 
 
-def _said(setting: Setting) -> str:
-    return f"[{setting[0]:g}, {setting[1]:g}]" if isinstance(setting, tuple) else f"{setting:g}"
-
-
-__all__ = ["METHOD", "Basis", "Dimension", "Merge", "Point", "Space"]
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,122 @@
+"""What a person sees in the terminal: a progress bar on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from evomerge.search.listener import Listener, TrialOutcome
+
+STAGES = {
+    "search": "searching",
+    "select": "finalists on fresh documents",
+    "report": "winner and baselines on untouched documents",
+}
+
+
+class ProgressBar(Listener):
+    """One bar for each stage, with the best objective so far; notes and failures stand above it. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=console,
+        )
+        self._best: tuple[float, int] | None = None
+        self._scored = 0
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(text, style="dim", highlight=False)
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """Begin a bar."""
+        self._current = self._progress.add_task(STAGES[name], total=total, completed=done, told="")
+
+    def step(self) -> None:
+        """Move the bar."""
+        self._progress.advance(self._current)
+
+    def documents(self, scored: int) -> None:
+        """Count documents."""
+        self._scored += scored
+        best = f"best {self._best[0]:.4f} (trial {self._best[1]}), " if self._best else ""
+        self._progress.update(self._current, told=f"{best}{self._scored} documents scored")
+
+    def trial(self, outcome: TrialOutcome) -> None:
+        """Remember the best; say why a trial failed."""
+        if outcome.objective is None:
+            self.note(f"trial {outcome.number} failed: {outcome.reason}")
+        elif self._best is None or outcome.objective > self._best[0]:
+            self._best = (outcome.objective, outcome.number)
+
+
+def comparison_table(result: dict[str, Any]) -> Table:
+    """The answer of a search as a table: the winner and what it is compared with, on the documents of `split`."""
+    tasks = list(result["winner"]["tasks"])
+    table = Table(title=f"on the documents of {result['split']!r}, untouched by the search", title_justify="left")
+    table.add_column("model")
+    for task in tasks:
+        table.add_column(task, justify="right")
+    table.add_column("objective", justify="right")
+    table.add_column("95 %", justify="right")
+    table.add_column("winner's gain, 95 %", justify="right")
+    winner = result["winner"]
+    scores = [f"{winner['tasks'][task][result['split']]:.3f}" for task in tasks]
+    label = f"winner (trial {winner['number']})"
+    table.add_row(label, *scores, f"{winner['objective']:.3f}", _interval(winner["interval"]), "", style="bold")
+    for name, row in sorted(result["baselines"].items(), key=lambda item: -float(item[1]["objective"])):
+        gain = f"{row['difference']:+.3f} {_interval(row['difference_interval'], sign='+')}"
+        scores = [f"{row['tasks'][task]:.3f}" for task in tasks]
+        table.add_row(name, *scores, f"{row['objective']:.3f}", _interval(row["interval"]), gain)
+    return table
+
+
+def status_table(told: dict[str, Any]) -> Table:
+    """A run's status as a table of two columns."""
+    table = Table(show_header=False, box=None)
+    trials, best = told["trials"], told["best"]
+    table.add_row("run", told["name"])
+    table.add_row("state", told["state"])
+    ended = trials["complete"] + trials["failed"] + trials["pruned"]
+    table.add_row("trials", f"{ended} of {trials['total']} ended, {trials['failed']} failed, {trials['running']} open")
+    if best is not None:
+        table.add_row("best", f"trial {best['number']}: {best['objective']:.4f} on {best['split']}")
+        for task, row in best["tasks"].items():
+            values = ", ".join(f"{split} {row[split]:.3f}" for split in ("search", "select", "report") if split in row)
+            table.add_row("", f"{task}: {values}")
+    for name, value in told["baselines"].items():
+        table.add_row("", f"{name}: {value:.4f}")
+    table.add_row("documents", f"{told['documents']['scored']} scored of {told['documents']['full']}")
+    table.add_row("seconds", ", ".join(f"{part} {value:.1f}" for part, value in told["seconds"].items()))
+    return table
+
+
+def evaluation_table(told: dict[str, Any]) -> Table:
+    """The scores of one model."""
+    table = Table(title=f"{told['model']} on {told['split']!r}: {told['objective']:.4f}", title_justify="left")
+    for column in ("task", "metric", "value", "stderr", "documents"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for task, row in told["tasks"].items():
+        stderr = "" if row["stderr"] is None else f"{row['stderr']:.4f}"
+        table.add_row(task, row["metric"], f"{row['value']:.4f}", stderr, str(row["n"]))
+    return table
+
+
+def _interval(ends: list[float], sign: str = "") -> str:
+    return f"[{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]"

@@ -1,0 +1,92 @@
+"""Scoring any model the way a search would."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from evomerge.engine.materialize import merge
+from evomerge.engine.model import load_model
+
+from evomerge.engine.checkpoint import open_checkpoint
+from evomerge.engine.recipe import ModelRef
+from evomerge.errors import InputError, unknown_name
+from evomerge.evaluators import (
+    SPLITS,
+    EvaluateConfig,
+    Evaluator,
+    Scores,
+    Split,
+    TaskMetric,
+    make_evaluator,
+    score_split,
+)
+from evomerge.evaluators.objective import objective
+from evomerge.runs.recipes import is_recipe, read_recipe
+from evomerge.search.config import SearchConfig
+from evomerge.search.problem import resolve_device
+
+SplitChoice = Literal["search", "select", "report", "all"]
+_CHOICES: dict[str, SplitChoice] = {"search": "search", "select": "select", "report": "report", "all": "all"}
+
+
+def evaluate(model: Any, tokenizer: Any, config: EvaluateConfig, split: SplitChoice = "all") -> Scores:
+    """The document scores of a live model on a split, or on all three.
+
+    Args:
+        model: a transformers model for causal language modelling.
+        tokenizer: its tokenizer.
+        config: the section `evaluate` of a configuration, or a whole SearchConfig.
+        split: which documents.
+
+    Raises:
+        InputError: when a task is wrong, or the split has no documents.
+        CandidateError: when the model cannot be scored.
+    """
+    section = config.evaluate if isinstance(config, SearchConfig) else config
+    evaluator = make_evaluator(section, tokenizer)
+    return _scores(evaluator, model, split)
+
+
+def evaluate_source(source: str, config: SearchConfig, split: str) -> dict[str, Any]:
+    """Score a model folder, a hub id or a recipe file in the precision of the configuration's candidates.
+
+    Returns:
+        {model, split, objective, tasks: {task: {metric, value, stderr, n}}}; `stderr` is None with one document.
+    """
+    if split not in _CHOICES:
+        raise unknown_name("the split", split, _CHOICES)
+    device = resolve_device(config.runtime.device)
+    if is_recipe(source):
+        recipe = read_recipe(Path(source))
+        model = merge(recipe, device=device)
+        tokenizer = open_checkpoint(recipe.base).tokenizer()
+    else:
+        reference = ModelRef(model=source).relative_to(Path.cwd())
+        model = load_model(reference, config.merge.dtype, device)
+        tokenizer = open_checkpoint(reference).tokenizer()
+    evaluator = make_evaluator(config.evaluate, tokenizer)
+    scores = _scores(evaluator, model, _CHOICES[split])
+    return {
+        "model": source,
+        "split": split,
+        "objective": objective(scores, evaluator.tasks, config.evaluate.objective),
+        "tasks": {task.task: _told(scores, task) for task in evaluator.tasks},
+    }
+
+
+def _told(scores: Scores, task: TaskMetric) -> dict[str, Any]:
+    mean, stderr, n = scores.task(task)
+    return {"metric": task.label, "value": mean, "stderr": None if math.isnan(stderr) else stderr, "n": n}
+
+
+def _scores(evaluator: Evaluator, model: Any, split: SplitChoice) -> Scores:
+    """Splits are scored one after another, in the chunks that a search scores them in."""
+    wanted: tuple[Split, ...] = SPLITS if split == "all" else (split,)
+    scores = Scores()
+    for each in wanted:
+        scores |= score_split(evaluator, model, each)
+    if not scores.documents:
+        raise InputError(f"the split must have documents, but {split!r} has none")
+    return scores

@@ -1,0 +1,69 @@
+"""What happens in a run, as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.search.listener import Listener, TrialOutcome
+
+
+class EventFile(Listener):
+    """Appends one JSON object a line to `path`: {time, event, ...}; a line is written whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Add an event. `time` is in seconds since 1970."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def note(self, text: str) -> None:
+        """An event "note"."""
+        self.write("note", text=text)
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """An event "stage"."""
+        self.write("stage", name=name, total=total, done=done)
+
+    def trial(self, outcome: TrialOutcome) -> None:
+        """An event "trial"; a failed one has a reason instead of an objective."""
+        told = {"objective": outcome.objective} if outcome.objective is not None else {"reason": outcome.reason}
+        self.write("trial", number=outcome.number, origin=outcome.origin, **told, tasks=outcome.tasks)
+
+
+class Listeners(Listener):
+    """Passes everything on to several listeners."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = listeners
+
+    def note(self, text: str) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.note(text)
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.stage(name, total, done)
+
+    def step(self) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.step()
+
+    def documents(self, scored: int) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.documents(scored)
+
+    def trial(self, outcome: TrialOutcome) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.trial(outcome)

@@ -1,0 +1,122 @@
+"""Reading recipes: evomerge's own, in YAML or JSON, and mergekit's YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from evomerge.engine.checkpoint import open_checkpoint
+from pydantic import ValidationError
+
+from evomerge.engine.recipe import ModelRef, Recipe
+from evomerge.errors import InputError, unknown_name
+from evomerge.search.config import first_error
+
+_MERGEKIT_KEYS = {"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source"}
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def is_recipe(source: str) -> bool:
+    """Whether `source` is a file that can only be a recipe."""
+    return Path(source).suffix.lower() in (".yaml", ".yml", ".json") and Path(source).is_file()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file; relative paths in it are relative to its folder.
+
+    Raises:
+        InputError: one line that names the file and the key, the rule, the value found, and the nearest known name.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except OSError as error:
+        raise InputError(f"the recipe must be a readable file, but {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the recipe must be YAML or JSON, but {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"the recipe must be a mapping of keys, but {path} holds {type(raw).__name__}")
+    try:
+        recipe = Recipe.model_validate(_from_mergekit(raw, path) if "merge_method" in raw else raw)
+    except ValidationError as error:
+        raise InputError(f"{path}: {first_error(error, Recipe)}") from None
+    folder = path.resolve().parent
+    return recipe.model_copy(
+        update={
+            "base": recipe.base.relative_to(folder),
+            "experts": tuple(expert.relative_to(folder) for expert in recipe.experts),
+        }
+    )
+
+
+def _from_mergekit(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The fields of a Recipe from a mergekit configuration with one list of models and plain numbers.
+
+    Without a base_model (linear), the first model stands in as the base: it gives architecture and tokenizer only.
+    """
+    for key in raw:
+        if key not in _MERGEKIT_KEYS:
+            raise unknown_name(f"{path}: a key of a mergekit recipe that evomerge reads", key, _MERGEKIT_KEYS)
+    listed = [entry if isinstance(entry, dict) else {"model": entry} for entry in raw.get("models") or []]
+    if not listed or any("model" not in entry for entry in listed):
+        raise InputError(f"{path}: models must be a list of entries with a model, but got {raw.get('models')!r}")
+    base = str(raw.get("base_model") or listed[0]["model"])
+    entries = [entry for entry in listed if not raw.get("base_model") or str(entry["model"]) != base]
+    experts = [
+        {**_reference(str(entry["model"])), "name": name} for entry, name in zip(entries, _names(entries), strict=True)
+    ]
+    numbers: dict[str, Any] = {}
+    for expert, entry in zip(experts, entries, strict=True):
+        for parameter, value in (entry.get("parameters") or {}).items():
+            numbers.setdefault(parameter, {})[expert["name"]] = _plain(value, parameter, path)
+    options: dict[str, Any] = {}
+    for parameter, value in (raw.get("parameters") or {}).items():
+        place = numbers if parameter == "t" else options
+        place[parameter] = _plain(value, parameter, path)
+    _check_tokenizer(raw, base, path)
+    return {
+        "base": _reference(base),
+        "experts": experts,
+        "method": raw["merge_method"],
+        "groups": [{"parameters": numbers}],
+        "options": options,
+        "dtype": raw.get("out_dtype") or raw.get("dtype") or _dtype_of(base, path),
+    }
+
+
+def _check_tokenizer(raw: dict[str, Any], base: str, path: Path) -> None:
+    source = raw.get("tokenizer_source", "base")
+    if source not in ("base", base):
+        raise InputError(f"{path}: tokenizer_source must be base in this version, but got {source!r}")
+
+
+def _plain(value: Any, parameter: str, path: Path) -> Any:
+    if isinstance(value, list | dict):
+        raise InputError(
+            f"{path}: {parameter} must be a single number in this version (no gradients or filters), but got {value!r}"
+        )
+    return value
+
+
+def _names(entries: list[dict[str, Any]]) -> list[str]:
+    """Short names where they are unique, whole references where not."""
+    short = [Path(str(entry["model"]).split("+")[-1]).name for entry in entries]
+    return [name if short.count(name) == 1 else str(entry["model"]) for name, entry in zip(short, entries, strict=True)]
+
+
+def _reference(text: str) -> dict[str, Any]:
+    """mergekit's model@revision+adapter."""
+    model, _, adapter = text.partition("+")
+    model, _, revision = model.partition("@")
+    return {"model": model, "revision": revision or None, "adapter": adapter or None}
+
+
+def _dtype_of(base: str, path: Path) -> str:
+    """The precision that the base is stored in: mergekit's meaning of an absent dtype."""
+    reference = ModelRef.model_validate(_reference(base)).relative_to(path.resolve().parent)
+    stored = str(open_checkpoint(reference).config.get("dtype") or open_checkpoint(reference).config.get("torch_dtype"))
+    if stored not in _DTYPES:
+        raise InputError(
+            f"{path}: dtype must be given, since {base} does not say its own (one of {', '.join(_DTYPES)})"
+        )
+    return stored

@@ -1,0 +1,223 @@
+"""A run: its folder, its study, and what can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial
+
+from evomerge.engine.recipe import Recipe
+from evomerge.errors import EvomergeError, InputError
+from evomerge.runs.events import EventFile
+from evomerge.runs.files import as_yaml, write_text
+from evomerge.search.config import SearchConfig, load_config
+from evomerge.search.ledger import Ledger
+from evomerge.search.storage import open_storage, public_url, quiet_optuna, sqlite_url
+from evomerge.search.study import (
+    DIGEST,
+    RESULT,
+    check_same_config,
+    complete_trials,
+    create_study,
+    open_study,
+    study_config,
+    trial_recipe,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+CONFIG_FILE = "config.yaml"
+DATABASE = "study.db"
+
+
+class Run:
+    """One search: a folder that holds its configuration, and a study in a database.
+
+    `create_run`, `open_run` and `join_run` make one.
+
+    Attributes:
+        folder: with config.yaml, study.db (unless the storage is elsewhere), events.jsonl, best/recipe.yaml.
+        config: as resolved when the run began.
+        study: an ordinary Optuna study.
+    """
+
+    def __init__(self, folder: Path, config: SearchConfig, study: optuna.Study, storage: optuna.storages.RDBStorage):
+        self.folder = folder
+        self.config = config
+        self.study = study
+        self.storage = storage
+        self.events = EventFile(folder / "events.jsonl")
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The document scores."""
+        return Ledger(self.storage.engine, self.study.study_name)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The comparison on untouched documents, once the search has ended; see `search.comparison.compare`."""
+        found: dict[str, Any] | None = self.study.user_attrs.get(RESULT)
+        return found
+
+    @property
+    def best(self) -> FrozenTrial:
+        """The winner; before the search has ended, the trial with the best objective so far.
+
+        Raises:
+            EvomergeError: when no trial has a score yet.
+        """
+        if self.result is not None:
+            return self.trial(self.result["winner"]["number"])
+        scored = complete_trials(self.study)
+        if not scored:
+            raise EvomergeError(f"the run {self.folder} has no trial with a score yet")
+        return max(scored, key=lambda trial: (float(trial.value or 0.0), -trial.number))
+
+    def trial(self, number: int) -> FrozenTrial:
+        """The trial of that number. Raises InputError when there is none."""
+        trials = self.study.get_trials(deepcopy=False)
+        if not 0 <= number < len(trials):
+            raise InputError(f"the trial must be from 0 to {len(trials) - 1}, but got {number}")
+        return trials[number]
+
+    def recipe(self, number: int | None = None) -> Recipe:
+        """The recipe of a trial, by default of the best."""
+        return trial_recipe(self.best if number is None else self.trial(number))
+
+    def trials(self) -> pandas.DataFrame:
+        """One row a trial, as Optuna's `trials_dataframe` gives it."""
+        frame: pandas.DataFrame = self.study.trials_dataframe()
+        return frame
+
+    def scores(self) -> pandas.DataFrame:
+        """Values of single documents: a row a trial, a column for each (task, document, metric); NaN: unscored."""
+        import pandas
+
+        digests = {
+            trial.number: str(trial.user_attrs[DIGEST])
+            for trial in self.study.get_trials(deepcopy=False)
+            if DIGEST in trial.user_attrs
+        }
+        matrix = self.ledger.matrix(digests.values())
+        rows = {number: matrix[digest] for number, digest in digests.items()}
+        columns = sorted({column for row in rows.values() for column in row})
+        index = pandas.MultiIndex.from_tuples(columns, names=["task", "document", "metric"])
+        data = [[row.get(column, float("nan")) for column in columns] for row in rows.values()]
+        return pandas.DataFrame(data, index=pandas.Index(rows, name="trial"), columns=index, dtype=float)
+
+    def resume(self, trials: int | None = None, timeout: float | None = None) -> Run:
+        """Go on until `trials` are finished in all (by default the configuration's number), and compare the winner."""
+        from evomerge.runs.launch import go_on
+
+        go_on(self, trials=trials, timeout=timeout)
+        return self
+
+    def export(self, to: str | Path, trial: int | None = None) -> Path:
+        """Write the checkpoint of a trial, by default of the best, with its card and its provenance."""
+        from evomerge.runs.export import export_run
+
+        return export_run(self, Path(to), trial)
+
+    def write_best(self) -> None:
+        """Write best/recipe.yaml."""
+        write_text(self.folder / "best" / "recipe.yaml", as_yaml(self.recipe()))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the run, so that no other process of this host works on it. Raises InputError when one does."""
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"a run must not be worked on by two processes, but one holds {self.folder}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process of this host works on the run."""
+        lock = FileLock(self.folder / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+
+def create_run(config: SearchConfig, folder: Path) -> Run:
+    """A new run in a new or empty folder.
+
+    Raises:
+        InputError: when the folder holds a run or anything else, or the database has a study of that name.
+    """
+    check_new(folder)
+    quiet_optuna()
+    kept = _without_password(config)
+    if config.runtime.storage is None:
+        folder.mkdir(parents=True, exist_ok=True)
+    storage = open_storage(config.runtime.storage or sqlite_url(folder / DATABASE))
+    study = create_study(storage, kept)
+    write_text(folder / CONFIG_FILE, as_yaml(kept))
+    return Run(folder, config, study, storage)
+
+
+def check_new(folder: Path) -> None:
+    """Raise InputError unless `folder` is absent or empty."""
+    if (folder / CONFIG_FILE).exists() or (folder / DATABASE).exists():
+        raise InputError(f"the output folder must be new, but {folder} holds a run; resume it, or name another --out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"the output folder must be new or empty, but {folder} is not; name another --out")
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder.
+
+    Raises:
+        InputError: when the folder holds no run, or its configuration is not the one that its study began with.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(f"a run must be a folder with {CONFIG_FILE}, but {folder} has none")
+    config = load_config(folder / CONFIG_FILE)
+    quiet_optuna()
+    if config.runtime.storage is None and not (folder / DATABASE).is_file():
+        raise InputError(f"a run must have its {DATABASE}, but {folder} has none")
+    storage = open_storage(config.runtime.storage or sqlite_url(folder / DATABASE))
+    study = open_study(storage, config.name)
+    check_same_config(study_config(study), config)
+    return Run(folder, config, study, storage)
+
+
+def join_run(url: str, name: str, folder: Path) -> Run:
+    """A run from its study alone: the folder is made, or must belong to the same study.
+
+    Raises:
+        InputError: when the database or the study is not there, or the folder holds something else.
+    """
+    quiet_optuna()
+    storage = open_storage(url)
+    study = open_study(storage, name)
+    config = study_config(study)
+    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"storage": url})})
+    if (folder / CONFIG_FILE).is_file():
+        check_same_config(config, load_config(folder / CONFIG_FILE))
+    else:
+        check_new(folder)
+        write_text(folder / CONFIG_FILE, as_yaml(_without_password(config)))
+    return Run(folder, config, study, storage)
+
+
+def _without_password(config: SearchConfig) -> SearchConfig:
+    if config.runtime.storage is None:
+        return config
+    runtime = config.runtime.model_copy(update={"storage": public_url(config.runtime.storage)})
+    return config.model_copy(update={"runtime": runtime})

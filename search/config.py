@@ -1,0 +1,214 @@
+"""The configuration of a search, as its YAML file states it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+
+from evomerge.engine.recipe import Dtype, Frozen, ModelRef
+from evomerge.errors import InputError, unknown_name
+from evomerge.evaluators.config import EvaluateConfig
+from evomerge.spaces.config import SpaceConfig
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(value: Any) -> Any:
+    """A duration in seconds: a number, or text such as `90s`, `30m`, `1.5h`, `2d`."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", value)
+    if not match:
+        raise ValueError(f"a duration must be seconds or a number with s, m, h or d, such as 30m, but got {value!r}")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ModelsConfig(Frozen):
+    """The section `models`: the base, and the experts to take strengths from."""
+
+    base: ModelRef
+    experts: tuple[ModelRef, ...] = Field(min_length=1)
+
+
+class MergeConfig(Frozen):
+    """The section `merge`.
+
+    Attributes:
+        method: the methods to choose from; one, or a list that the search chooses from.
+        dtype: of the candidate. The arithmetic is float32, rounded once.
+        tokenizer: whose vocabulary the candidate has: "base".
+        options: the method's switches and choices.
+    """
+
+    method: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(default=("task_arithmetic",), min_length=1)
+    dtype: Dtype = "bfloat16"
+    tokenizer: str = "base"
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _only_base(cls, value: str) -> str:
+        if value != "base":
+            raise ValueError(f"the tokenizer must be base in this version (union comes later), but got {value!r}")
+        return value
+
+
+class SearchSection(Frozen):
+    """The section `search`.
+
+    Attributes:
+        sampler: who proposes candidates.
+        trials: candidates in all, warm starts included.
+        timeout: stop proposing after so many seconds (or `30m`, `2h`); None: no limit.
+        seed: of everything random. The same seed gives the same search.
+        warm_start: candidates to try first.
+        finalists: how many of the best candidates are scored again on the split `select`.
+    """
+
+    sampler: str = "auto"
+    trials: int = Field(default=60, ge=1)
+    timeout: Annotated[float | None, BeforeValidator(seconds)] = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    warm_start: tuple[str, ...] = ("uniform", "experts", "sweep")
+    finalists: int = Field(default=5, ge=1)
+
+
+class RuntimeConfig(Frozen):
+    """The section `runtime`: where a search runs. May differ between a run and its resumption.
+
+    Attributes:
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:i".
+        workers: processes; 1 in this version.
+        storage: the database's URL; None: SQLite inside the run's folder.
+        launcher: how workers are started: "processes".
+    """
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    workers: int = Field(default=1, ge=1)
+    storage: str | None = None
+    launcher: Literal["processes", "ray"] = "processes"
+
+    @model_validator(mode="after")
+    def _only_one_process(self) -> RuntimeConfig:
+        if self.workers != 1:
+            raise ValueError(f"workers must be 1 in this version (more come later), but got {self.workers}")
+        if self.launcher != "processes":
+            raise ValueError(f"launcher must be processes in this version, but got {self.launcher!r}")
+        return self
+
+
+class SearchConfig(Frozen):
+    """Everything that a search is told. `load_config` reads one from YAML."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    models: ModelsConfig
+    merge: MergeConfig = MergeConfig()
+    space: SpaceConfig = SpaceConfig()
+    evaluate: EvaluateConfig
+    search: SearchSection = SearchSection()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _experts_are_distinct(self) -> SearchConfig:
+        names = [expert.name for expert in self.models.experts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"experts must have unique names, but {twice[0]!r} names two; give one a `name`")
+        return self
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> SearchConfig:
+    """Read a configuration; relative paths in it are relative to its folder.
+
+    Args:
+        path: a YAML file.
+        overrides: `key.path=value`, the value in YAML; each replaces a key of the file.
+
+    Raises:
+        InputError: one line that names the file and the key, the rule, the value found, and the nearest known name.
+    """
+    path = Path(path)
+    raw = _read_mapping(path)
+    for override in overrides or []:
+        _override(raw, override)
+    config = parse_config(raw, str(path))
+    folder = path.resolve().parent
+    models = config.models.model_copy(
+        update={
+            "base": config.models.base.relative_to(folder),
+            "experts": tuple(expert.relative_to(folder) for expert in config.models.experts),
+        }
+    )
+    return config.model_copy(update={"models": models, "evaluate": config.evaluate.relative_to(folder)})
+
+
+def parse_config(raw: dict[str, Any], source: str) -> SearchConfig:
+    """A configuration from plain data. Raises InputError with `source` and the key in front of the rule."""
+    try:
+        return SearchConfig.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{source}: {first_error(error, SearchConfig)}") from None
+
+
+def first_error(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first error of a validation in one line: key, rule, value, nearest name."""
+    details = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        return str(unknown_name(f"a key of {_section(where)}", where.rsplit(".", 1)[-1], _keys(model, details["loc"])))
+    found = "" if details["type"] in ("missing", "value_error") else f", but got {details['input']!r}"
+    rule = details["msg"].removeprefix("Value error, ")
+    return f"{where + ': ' if where else ''}{rule}{found}"
+
+
+def _section(where: str) -> str:
+    return where.rsplit(".", 1)[0] if "." in where else "the configuration"
+
+
+def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known where an unknown one was found."""
+    fields: Any = model
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = fields.model_fields[part].annotation if part in fields.model_fields else None
+        inner = [annotation, *getattr(annotation, "__args__", ())]
+        fields = next((each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)), fields)
+    return list(fields.model_fields)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"the configuration must be a readable file, but {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"the configuration must be YAML, but {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"the configuration must be a mapping of keys, but {path} holds {type(raw).__name__}")
+    return raw
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    keys, equals, text = override.partition("=")
+    if not equals or not keys:
+        raise InputError(f"--set must be key.path=value, but got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {keys} must be given a YAML value, but got {text!r}") from None
+    *sections, last = keys.split(".")
+    place = raw
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise InputError(f"--set {keys} must name a key of a section, but {section} is not a section")
+    place[last] = value

@@ -1,0 +1,114 @@
+"""The ledger: one row per candidate, task, document and metric, in the study's own database.
+
+A recipe that has been scored on a document is never scored on it again: rows are found by the recipe's digest,
+whoever scored them and when. NaN is never stored; what has no row has not been scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import Column, Engine, Float, Insert, Integer, MetaData, String, Table, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from evomerge.evaluators.types import DocumentScore
+
+_METADATA = MetaData()
+_ROWS = Table(
+    "evomerge_ledger",
+    _METADATA,
+    Column("study", String(128), primary_key=True),
+    Column("recipe", String(32), primary_key=True),
+    Column("task", String(255), primary_key=True),
+    Column("document", String(80), primary_key=True),
+    Column("metric", String(80), primary_key=True),
+    Column("trial", Integer, nullable=True, index=True),
+    Column("split", String(8), nullable=False),
+    Column("value", Float(53), nullable=False),
+)
+
+
+class Ledger:
+    """The document scores of one study.
+
+    Args:
+        engine: the database that holds the study.
+        study: the study's name.
+    """
+
+    def __init__(self, engine: Engine, study: str) -> None:
+        self._engine = engine
+        self._study = study
+        _METADATA.create_all(engine)
+
+    def record(self, recipe: str, trial: int | None, split: str, scores: Sequence[DocumentScore]) -> None:
+        """Add rows in one transaction; rows that exist stay as they are.
+
+        Args:
+            recipe: the recipe's digest.
+            trial: the number of the trial that paid for the scores; None for a baseline.
+            split: of the documents.
+            scores: none of them NaN.
+        """
+        rows = [
+            {
+                "study": self._study,
+                "recipe": recipe,
+                "task": score.task,
+                "document": score.document,
+                "metric": score.metric,
+                "trial": trial,
+                "split": split,
+                "value": score.value,
+            }
+            for score in scores
+        ]
+        if rows:
+            with self._engine.begin() as connection:
+                connection.execute(self._insert_new(), rows)
+
+    def scores(self, recipe: str, split: str | None = None) -> list[DocumentScore]:
+        """All scores of a recipe, or those on one split."""
+        query = select(_ROWS.c.task, _ROWS.c.document, _ROWS.c.metric, _ROWS.c.value).where(
+            _ROWS.c.study == self._study, _ROWS.c.recipe == recipe
+        )
+        if split is not None:
+            query = query.where(_ROWS.c.split == split)
+        with self._engine.connect() as connection:
+            return [DocumentScore(*row) for row in connection.execute(query)]
+
+    def matrix(self, recipes: Iterable[str]) -> Mapping[str, Mapping[tuple[str, str, str], float]]:
+        """For each recipe its values by (task, document, metric)."""
+        wanted = set(recipes)
+        query = select(_ROWS).where(_ROWS.c.study == self._study).order_by(_ROWS.c.task, _ROWS.c.document)
+        table: dict[str, dict[tuple[str, str, str], float]] = {recipe: {} for recipe in wanted}
+        with self._engine.connect() as connection:
+            for row in connection.execute(query):
+                if row.recipe in wanted:
+                    table[row.recipe][row.task, row.document, row.metric] = row.value
+        return table
+
+    def count(self, split: str) -> int:
+        """How many document scores on a split have been paid for."""
+        query = select(func.count()).where(_ROWS.c.study == self._study, _ROWS.c.split == split)
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def widest(self, split: str) -> int:
+        """The most documents of a split that any one recipe has been scored on."""
+        each = (
+            select(func.count().label("documents"))
+            .where(_ROWS.c.study == self._study, _ROWS.c.split == split)
+            .group_by(_ROWS.c.recipe)
+            .subquery()
+        )
+        with self._engine.connect() as connection:
+            return int(connection.execute(select(func.max(each.c.documents))).scalar_one() or 0)
+
+    def _insert_new(self) -> Insert:
+        dialect = self._engine.dialect.name
+        if dialect == "sqlite":
+            return sqlite.insert(_ROWS).on_conflict_do_nothing()
+        if dialect == "postgresql":
+            return postgresql.insert(_ROWS).on_conflict_do_nothing()
+        return insert(_ROWS).prefix_with("IGNORE", dialect="mysql")

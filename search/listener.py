@@ -1,0 +1,43 @@
+"""What a search tells whoever watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """A finished trial.
+
+    Attributes:
+        number: counted from 0.
+        origin: the warm start it was, or "sampler".
+        objective: on the split `search`; None for a failed trial.
+        reason: of the failure; "" otherwise.
+        tasks: each task's value of its metric.
+    """
+
+    number: int
+    origin: str
+    objective: float | None
+    reason: str = ""
+    tasks: dict[str, float] = field(default_factory=dict)
+
+
+class Listener:
+    """Ignores everything; progress bars and event files override what they need."""
+
+    def note(self, text: str) -> None:
+        """A decision or warning, in one line."""
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """A stage ("search", "select", "report") of `total` steps begins, `done` of which are behind it."""
+
+    def step(self) -> None:
+        """One step of the stage is done."""
+
+    def documents(self, scored: int) -> None:
+        """So many more documents have been scored."""
+
+    def trial(self, outcome: TrialOutcome) -> None:
+        """A trial ended."""

@@ -1,0 +1,115 @@
+"""What a search stands on, built and checked once: the live model, the space, and the evaluator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from evomerge.engine.checkpoint import open_checkpoint
+from evomerge.engine.compatibility import check_compatible
+from evomerge.engine.materialize import Merger
+
+from evomerge.engine.method import METHODS, validate
+from evomerge.engine.recipe import Group, Recipe
+from evomerge.errors import InputError
+from evomerge.evaluators import Evaluator, make_evaluator
+from evomerge.search.config import SearchConfig
+from evomerge.search.sampling import SAMPLERS, SamplerContext, choose_sampler, distributions
+from evomerge.search.warm_starts import check_warm_starts
+from evomerge.spaces import Merge, Space
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Attributes are built by `build_problem`; the merger's model is overwritten by each candidate."""
+
+    config: SearchConfig
+    merger: Merger
+    evaluator: Evaluator
+    space: Space
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of what the scores depend on: each model's weights, and the requests of all tasks."""
+        models = self.config.models
+        sources = {"models.base": models.base}
+        sources |= {f"models.experts {expert.name}": expert for expert in models.experts}
+        digests = {name: open_checkpoint(model).digest() for name, model in sources.items()}
+        return {**digests, "evaluate.tasks": self.evaluator.fingerprint()}
+
+
+def build_problem(config: SearchConfig) -> Problem:
+    """Check everything that can be checked, the cheap before the dear, then load the models and the tasks.
+
+    Raises:
+        InputError: when anything of the configuration, the models or the tasks is wrong; nothing has been written.
+    """
+    merges = [_merge(config, method) for method in config.merge.method]
+    check_warm_starts(config.search.warm_start)
+    device = resolve_device(config.runtime.device)
+    check_compatible(config.models.base, config.models.experts)
+    merger = Merger(config.models.base, config.models.experts, dtype=config.merge.dtype, device=device)
+    space = Space(config.space, merger.num_layers, merges)
+    _check_sampler(config, space)
+    for method in space.methods:
+        merger.check(space.recipe(space.constant(method, {})[0]))
+    evaluator = make_evaluator(config.evaluate, merger.tokenizer)
+    return Problem(config, merger, evaluator, space)
+
+
+def resolve_device(device: str) -> str:
+    """The device that `auto` stands for, or `device` itself.
+
+    Raises:
+        InputError: when it asks for a CUDA device that is not there.
+    """
+    count = torch.cuda.device_count()
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    if device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= count:
+            raise InputError(f"the device must exist, but got {device!r} and there are {count} CUDA devices")
+    return device
+
+
+def reference_recipes(config: SearchConfig) -> dict[str, Recipe]:
+    """What a winner has to beat, by name: `base`, each expert, and `uniform`, the plain average of the experts."""
+    experts = [expert.name for expert in config.models.experts]
+
+    def recipe(method: str, weights: dict[str, float]) -> Recipe:
+        return Recipe(
+            base=config.models.base,
+            experts=config.models.experts,
+            method=method,
+            groups=(Group(parameters={"weight": dict(weights)}),),
+            dtype=config.merge.dtype,
+            seed=config.search.seed,
+        )
+
+    found = {"base": recipe("task_arithmetic", dict.fromkeys(experts, 0.0))}
+    for name in experts:
+        label = name if name not in ("base", "uniform", "sweep") else f"expert {name}"
+        found[label] = recipe("linear", {**dict.fromkeys(experts, 0.0), name: 1.0})
+    if len(experts) > 1:
+        found["uniform"] = recipe("linear", dict.fromkeys(experts, 1.0))
+    return found
+
+
+def _merge(config: SearchConfig, name: str) -> Merge:
+    method = METHODS.get(name)
+    validate(method, {}, config.merge.options, [expert.name for expert in config.models.experts])
+    template = Recipe(
+        base=config.models.base,
+        experts=config.models.experts,
+        method=name,
+        options=config.merge.options,
+        dtype=config.merge.dtype,
+        tokenizer=config.merge.tokenizer,
+        seed=config.search.seed,
+    )
+    return Merge(template, method.parameters)
+
+
+def _check_sampler(config: SearchConfig, space: Space) -> None:
+    name, _ = choose_sampler(config.search.sampler, space, config.search.trials)
+    SAMPLERS.get(name)(SamplerContext(config.search.seed, 0, distributions(space)))

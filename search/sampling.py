@@ -1,0 +1,168 @@
+"""Samplers as functions of a study's history, so that a resumed study proposes what an uninterrupted one would have.
+
+Every trial gets a sampler built anew from the run's seed and the trial's number. What a sampler proposes then depends
+on the finished trials before it and on nothing that a process holds in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from evomerge.errors import unknown_name
+from evomerge.registry import Registry
+from evomerge.spaces import METHOD, Space
+
+_PROPOSAL = "evomerge:proposal"
+_FIXED = "fixed_params"
+
+
+@dataclass(frozen=True)
+class SamplerContext:
+    """What a sampler for one trial is built from.
+
+    Attributes:
+        run_seed: the same for every trial of a run.
+        number: of the trial, counted from 0.
+        distributions: every dimension of the space by name.
+    """
+
+    run_seed: int
+    number: int
+    distributions: Mapping[str, BaseDistribution]
+
+    @property
+    def seed(self) -> int:
+        """A seed of the trial's own, in [0, 2^32)."""
+        return (self.run_seed * 1_000_003 + self.number) % 2**32
+
+
+SamplerFactory = Callable[[SamplerContext], BaseSampler]
+SAMPLERS: Registry[SamplerFactory] = Registry(
+    "sampler (search.sampler)", "evomerge.search.samplers", "evomerge.samplers"
+)
+AUTO = "auto"
+
+
+def sampler(name: str) -> Callable[[SamplerFactory], SamplerFactory]:
+    """Register a function that builds the sampler of one trial as a value of `search.sampler`."""
+
+    def register(factory: SamplerFactory) -> SamplerFactory:
+        SAMPLERS.add(name, factory)
+        return factory
+
+    return register
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """Optuna's distributions of a space: the choice of the method, if there is one, and every dimension of each."""
+    found: dict[str, BaseDistribution] = {}
+    if len(space.methods) > 1:
+        found[METHOD] = CategoricalDistribution(space.methods)
+    for method in space.methods:
+        for dimension in space.dimensions(method):
+            found[dimension.name] = FloatDistribution(dimension.low, dimension.high)
+    return found
+
+
+def choose_sampler(name: str, space: Space, trials: int) -> tuple[str, str]:
+    """The sampler to use and, in one sentence, why.
+
+    Raises:
+        InputError: for a name that is neither "auto" nor a sampler's.
+    """
+    if name != AUTO:
+        if name not in SAMPLERS.names():
+            raise unknown_name(SAMPLERS.kind, name, [AUTO, *SAMPLERS.names()])
+        return name, "the configuration names it"
+    dimensions = max(len(space.dimensions(method)) for method in space.methods)
+    if len(space.methods) > 1:
+        return "tpe", "the space chooses between methods, and a tree-structured model handles choices"
+    if dimensions <= 40 and trials <= 300:
+        return "gp", f"{dimensions} dimensions and {trials} trials: a Gaussian process makes the most of each trial"
+    return "cmaes", f"{dimensions} dimensions and {trials} trials: too many for a Gaussian process"
+
+
+class TrialSeededSampler(BaseSampler):
+    """Proposes a whole point for each trial at once and notes it in the database before any of it is used.
+
+    A trial that a crash interrupted therefore goes on with the point it had.
+
+    Args:
+        factory: builds the sampler of one trial.
+        space: the box.
+        run_seed: of the run.
+    """
+
+    def __init__(self, factory: SamplerFactory, space: Space, run_seed: int) -> None:
+        self._factory = factory
+        self._space = space
+        self._run_seed = run_seed
+        self._distributions = distributions(space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space."""
+        return self._distributions
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A point with an entry for each dimension of its method; the noted one where the trial has one."""
+        attributes = study._storage.get_trial_system_attrs(trial._trial_id)
+        if _FIXED in attributes:
+            return dict(attributes[_FIXED])
+        if _PROPOSAL not in attributes:
+            attributes[_PROPOSAL] = self._propose(study, trial)
+            study._storage.set_trial_system_attr(trial._trial_id, _PROPOSAL, attributes[_PROPOSAL])
+        return dict(attributes[_PROPOSAL])
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A single dimension on its own; only trials enqueued without it need one."""
+        return self._build(trial).sample_independent(study, trial, param_name, param_distribution)
+
+    def _build(self, trial: FrozenTrial) -> BaseSampler:
+        return self._factory(SamplerContext(self._run_seed, trial.number, self._distributions))
+
+    def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        sampler = self._build(trial)
+        known = sampler.infer_relative_search_space(study, trial)
+        point = sampler.sample_relative(study, trial, known) if known else {}
+
+        def fill(names: Sequence[str]) -> None:
+            for name in names:
+                if name not in point:
+                    point[name] = sampler.sample_independent(study, trial, name, self._distributions[name])
+
+        several = len(self._space.methods) > 1
+        if several:
+            fill([METHOD])
+        names = [dimension.name for dimension in self._space.dimensions(point[METHOD] if several else self._only)]
+        fill(names)
+        return {name: point[name] for name in ([METHOD] if several else []) + names}
+
+    @property
+    def _only(self) -> str:
+        return self._space.methods[0]
+
+
+def proposed_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
+    """The finished trials below number `before` that a sampler proposed, in order of their numbers."""
+    return [trial for trial in _finished(study, before) if _FIXED not in trial.system_attrs]
+
+
+def enqueued_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
+    """The finished trials below number `before` that were enqueued: the warm starts."""
+    return [trial for trial in _finished(study, before) if _FIXED in trial.system_attrs]
+
+
+def _finished(study: optuna.Study, before: int) -> list[FrozenTrial]:
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.number < before and trial.state.is_finished()]

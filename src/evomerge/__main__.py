@@ -1,0 +1,5 @@
+"""`python -m evomerge`."""
+
+from evomerge.runs.cli import main
+
+main()
