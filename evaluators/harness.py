@@ -1,0 +1,261 @@
+"""Scores from lm-eval's tasks: prompts, filters and metrics are lm-eval's, prepared once for all candidates.
+
+Parity: on every document the score is what `lm_eval.evaluate` gives for the same model, tasks and settings.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from typing import TYPE_CHECKING
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+
+from evomerge.errors import CandidateError, EvomergeError, InputError
+from evomerge.evaluators.config import EvaluateConfig, TaskSpec
+from evomerge.evaluators.evaluator import evaluator
+from evomerge.evaluators.metrics import task_metric
+from evomerge.evaluators.quiet import quiet, reseed, seeded
+from evomerge.evaluators.requests import chat_template_of, prepare, set_fewshot
+from evomerge.evaluators.splits import chunked, interleaved
+from evomerge.evaluators.taskfiles import TaskFiles, one_line
+from evomerge.evaluators.types import SPLITS, Document, DocumentScore, Split, TaskMetric
+from evomerge.evaluators.watch import LogitsWatch, watch_logits
+from evomerge.evaluators.wrapper import LiveModel, Memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CHUNK = 64  # documents scored at a time: two batches of "auto" on CPU, one elsewhere
+
+log = logging.getLogger(__name__)
+
+
+@evaluator("lm_eval")
+class LmEval:
+    """Scores live models on lm-eval tasks.
+
+    Documents are scored in chunks of a fixed plan: all of a chunk's requests go through the model together and apart
+    from those of other chunks, so a score does not depend on what else is scored, not even in bfloat16, where the
+    makeup of a batch moves the logits.
+
+    Args:
+        config: the tasks and how they are scored.
+        tokenizer: of all candidates; it is copied.
+
+    Raises:
+        InputError: an unknown task, metric or filter, a task that does not load, a split without documents, or
+            settings that do not go together.
+    """
+
+    def __init__(self, config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._config = config
+        self._tokenizer = copy.deepcopy(tokenizer)
+        with quiet(), seeded(config.fewshot_seed):
+            specs = _load(config)
+            self._tasks = _task_metrics(specs)
+            chat_template = chat_template_of(self._tokenizer, config)
+            self._prepared = {name: prepare(name, task, config, chat_template) for name, task in _unique(specs).items()}
+        self._plan = {split: self._planned(split) for split in SPLITS}
+        self._chunk_of = {
+            (document.task, document.key): chunk
+            for chunks in self._plan.values()
+            for chunk in chunks
+            for document in chunk
+        }
+        self._memory: Memory = {}
+        self._fitted: set[tuple[int, int]] = set()
+
+    @property
+    def tasks(self) -> tuple[TaskMetric, ...]:
+        """What is measured, in the order of the configuration; a group's tasks stand in its place."""
+        return self._tasks
+
+    def documents(self, split: Split) -> tuple[Document, ...]:
+        """The documents of a split, in the order of `chunks`."""
+        return tuple(document for chunk in self._plan[split] for document in chunk)
+
+    def chunks(self, split: Split) -> tuple[tuple[Document, ...], ...]:
+        """The split in runs of one task's documents; the plan depends on configuration and data alone."""
+        return self._plan[split]
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits of SHA-256 over all that scores depend on beside the model.
+
+        These are the documents and their splits, the requests as the model gets them, what is measured, and how
+        requests are run together.
+        """
+        digest = hashlib.sha256()
+        settings = [self._config.batch_size, self._config.max_length, [astuple(task) for task in self._tasks]]
+        digest.update(json.dumps(settings).encode())
+        for chunk in (chunk for chunks in self._plan.values() for chunk in chunks):
+            for document in chunk:
+                requests = self._prepared[document.task].requests[document.key]
+                content = [astuple(document), [(r.request_type, r.args, r.repeats) for r in requests]]
+                digest.update(json.dumps(content, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:32]
+
+    def score(self, model: PreTrainedModel, documents: Iterable[Document]) -> list[DocumentScore]:
+        """The scores of `documents`, in their order, each with every metric of its task.
+
+        Documents are grouped by their chunks, whatever order they come in. Sampled generations are drawn with a seed
+        of the documents scored together: the same for every candidate.
+
+        Args:
+            model: a causal or sequence-to-sequence language model, on whichever device; scored with the weights that
+                it has now, and left in evaluation mode.
+            documents: from `documents` or `chunks`.
+
+        Raises:
+            CandidateError: NaN logits, or whatever else went wrong inside of the model.
+            InputError: tokenizer or tasks do not fit the model.
+            ValueError: a document is not from this evaluator.
+        """
+        wanted = list(documents)
+        unknown = [document for document in wanted if (document.task, document.key) not in self._chunk_of]
+        if unknown:
+            raise ValueError(f"documents must come from this evaluator, but {unknown[0]} does not")
+        groups: dict[tuple[Document, ...], list[Document]] = {}
+        for document in wanted:
+            groups.setdefault(self._chunk_of[document.task, document.key], []).append(document)
+        scores: dict[tuple[str, str], list[DocumentScore]] = {}
+        with quiet(), seeded(0), torch.inference_mode(), watch_logits(model) as watch:
+            live = self._wrap(model)
+            for chunk, asked in groups.items():
+                together = set(asked)
+                for score in self._score_chunk(live, watch, [document for document in chunk if document in together]):
+                    scores.setdefault((score.task, score.document), []).append(score)
+        return [score for document in wanted for score in scores[document.task, document.key]]
+
+    def _score_chunk(self, live: LiveModel, watch: LogitsWatch, chunk: Sequence[Document]) -> list[DocumentScore]:
+        prepared = self._prepared[chunk[0].task]
+        reseed(_seed(chunk))
+        try:
+            _respond(live, prepared.instances(chunk))
+        except EvomergeError:
+            raise
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise CandidateError(
+                f"out of memory on task {prepared.name!r} with batch_size {live.batch_size}; lower batch_size"
+            ) from error
+        except Exception as error:
+            watch.check(prepared.name)
+            raise CandidateError(f"task {prepared.name!r} cannot be scored: {one_line(error)}") from error
+        watch.check(prepared.name)
+        return prepared.results(chunk, [metric for metric in self._tasks if metric.task == prepared.name])
+
+    def _wrap(self, model: PreTrainedModel) -> LiveModel:
+        batch_size = self._config.batch_size
+        if batch_size == "auto":
+            batch_size = 32 if model.device.type == "cpu" else 64
+        live = LiveModel(model, self._tokenizer, batch_size, self._config.max_length, self._memory)
+        self._require_fit(live)
+        return live
+
+    def _require_fit(self, live: LiveModel) -> None:
+        """Check once for each context length and vocabulary that the prompts fit; say how many are cut."""
+        shape = (live.max_length, live.model.get_input_embeddings().num_embeddings)
+        if shape in self._fitted:
+            return
+        for name, prepared in self._prepared.items():
+            requests = [request for of_document in prepared.requests.values() for request in of_document]
+            cut = live.count_cut(name, requests)
+            if cut:
+                log.warning(
+                    "%d of %d requests of task %r exceed the model's %d tokens and lose their beginning, as in lm-eval",
+                    cut,
+                    len(requests),
+                    name,
+                    live.max_length,
+                )
+        self._fitted.add(shape)
+
+    def _planned(self, split: Split) -> tuple[tuple[Document, ...], ...]:
+        of_task = {
+            name: chunked([document for document in prepared.documents if document.split == split], self._chunk_size)
+            for name, prepared in self._prepared.items()
+        }
+        return interleaved(of_task)
+
+    @property
+    def _chunk_size(self) -> int:
+        """The lowest multiple of the batch size that reaches CHUNK; the device has no part in it."""
+        batch_size = self._config.batch_size
+        return CHUNK if batch_size == "auto" else batch_size * math.ceil(CHUNK / batch_size)
+
+
+def _load(config: EvaluateConfig) -> list[tuple[TaskSpec, dict[str, Task]]]:
+    """Each entry of the configuration with its tasks; entries of the same task share it."""
+    files = TaskFiles(config.include_paths)
+    loaded: dict[str, Task] = {}
+    specs = []
+    for spec in config.tasks:
+        names = files.load(spec.task)
+        for name, task in names.items():
+            if name not in loaded:
+                _require_scorable(name, task, config)
+                set_fewshot(name, task, spec.num_fewshot, config.fewshot_seed)
+                loaded[name] = task
+            elif spec.num_fewshot not in {None, loaded[name].get_config("num_fewshot")}:
+                raise InputError(
+                    f"num_fewshot must be the same wherever task {name!r} is named, but got "
+                    f"{loaded[name].get_config('num_fewshot')} and {spec.num_fewshot}"
+                )
+        specs.append((spec, {name: loaded[name] for name in names}))
+    return specs
+
+
+def _require_scorable(name: str, task: Task, config: EvaluateConfig) -> None:
+    if getattr(task, "UNSAFE_CODE", False) and not config.allow_unsafe_code:
+        raise InputError(
+            f"task {name!r} runs code that the model writes: allow_unsafe_code must be true for it, but is false"
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise InputError(f"tasks must be text alone, but {name!r} has images or sounds")
+
+
+def _task_metrics(specs: Iterable[tuple[TaskSpec, dict[str, Task]]]) -> tuple[TaskMetric, ...]:
+    metrics = [
+        task_metric(name, task, spec, spec.weight / len(tasks)) for spec, tasks in specs for name, task in tasks.items()
+    ]
+    seen: set[tuple[str, str]] = set()
+    for metric in metrics:
+        if (metric.task, metric.label) in seen:
+            raise InputError(f"a task and metric must be named once, but {metric.task!r} with {metric.label} is twice")
+        seen.add((metric.task, metric.label))
+    return tuple(metrics)
+
+
+def _unique(specs: Iterable[tuple[TaskSpec, dict[str, Task]]]) -> dict[str, Task]:
+    return {name: task for _, tasks in specs for name, task in tasks.items()}
+
+
+def _respond(live: LiveModel, instances: Iterable[Instance]) -> None:
+    """Let the model answer the requests and hang the answers on them, as `lm_eval.evaluate` does.
+
+    Raises:
+        CandidateError: a log-likelihood is NaN.
+    """
+    by_type: dict[str, list[Instance]] = {}
+    for instance in instances:
+        by_type.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
+    for request_type, requests in by_type.items():
+        responses = getattr(live, request_type)(requests, disable_tqdm=True)
+        for instance, response in zip(requests, responses, strict=True):
+            number = response[0] if isinstance(response, tuple) else response
+            if isinstance(number, float) and math.isnan(number):
+                raise CandidateError(f"log-likelihoods are NaN on task {instance.task_name!r}")
+            instance.resps.append(response)
+
+
+def _seed(chunk: Iterable[Document]) -> int:
+    names = "/".join(f"{document.task}/{document.key}" for document in chunk)
+    return int.from_bytes(hashlib.sha256(names.encode()).digest()[:7], "big")

@@ -1,0 +1,39 @@
+"""A watch on a model's logits while lm-eval drives it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from evomerge.errors import CandidateError
+
+
+class LogitsWatch:
+    """Notes on the device, without waiting for it, whether logits were NaN."""
+
+    def __init__(self) -> None:
+        self._seen: torch.Tensor | None = None
+
+    def note(self, _module: torch.nn.Module, _args: Any, output: Any) -> None:
+        """The forward hook: looks at the last position of each row (logits: rows x positions x vocabulary)."""
+        nan = output.logits[:, -1].isnan().any()
+        self._seen = nan if self._seen is None else self._seen | nan
+
+    def check(self, task: str) -> None:
+        """Raise CandidateError if any logits since the start of the watch were NaN."""
+        if self._seen is not None and bool(self._seen):
+            raise CandidateError(f"logits are NaN on task {task!r}: the candidate's weights cannot be used")
+
+
+@contextlib.contextmanager
+def watch_logits(model: torch.nn.Module) -> Iterator[LogitsWatch]:
+    """Watch `model` for the length of the block."""
+    watch = LogitsWatch()
+    handle = model.register_forward_hook(watch.note)
+    try:
+        yield watch
+    finally:
+        handle.remove()
