@@ -1,0 +1,267 @@
+"""Checkpoints: folders of safetensors, local or from the hub, read lazily. Pickles are never opened."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from evomerge.engine.headers import MERGEABLE, TensorHeader, read_header
+from evomerge.engine.recipe import ModelRef
+from evomerge.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "*.tiktoken"]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer_config.json",
+)
+READ_SIZE = 2**22
+
+
+class Checkpoint:
+    """The weights, configuration and tokenizer of one model; weights are mapped, and read when they are used.
+
+    Args:
+        ref: where it comes from.
+        folder: the local folder that holds it.
+
+    Attributes:
+        headers: shape and dtype of each tensor by name, from the files' headers alone.
+
+    Raises:
+        InputError: the folder has no safetensors, or an index or a file is wrong.
+    """
+
+    def __init__(self, ref: ModelRef, folder: Path) -> None:
+        self.ref = ref
+        self.folder = folder
+        self._files = _weight_files(folder)
+        self.headers: dict[str, TensorHeader] = {}
+        self._shards: dict[str, Path] = {}
+        for path, listed in self._files.items():
+            self._add_shard(path, listed)
+        self._open: dict[Path, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The reference's name."""
+        return self.ref.name
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all tensors, in alphabetical order."""
+        return tuple(sorted(self.headers))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor on CPU, mapped from its file. Do not write into it.
+
+        Raises:
+            InputError: the checkpoint has no such tensor, or it is not of a floating dtype.
+        """
+        header = self.headers.get(name)
+        if header is None:
+            raise InputError(f"{self.folder} must hold the parameter {name}, but lacks it")
+        if header.dtype not in MERGEABLE:
+            raise InputError(
+                f"{self.folder}: {name} must be one of {', '.join(sorted(MERGEABLE))} to be merged, "
+                f"but is {header.dtype}"
+            )
+        tensor: torch.Tensor = self._shard(self._shards[name]).get_tensor(name)
+        return tensor
+
+    def computes(self, name: str) -> bool:
+        """Whether `tensor(name)` is computed anew at each call, rather than mapped."""
+        return False
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What config.json says. Raises InputError when it is missing or no JSON object."""
+        path = self.folder / "config.json"
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} must be a model's configuration, but: {first_line(error)}") from None
+        if not isinstance(config, dict):
+            raise InputError(f"{path} must be a JSON object, but is {type(config).__name__}")
+        return config
+
+    @cached_property
+    def pretrained_config(self) -> PretrainedConfig:
+        """The configuration as transformers reads it. Raises InputError when it does not know such models."""
+        from transformers import AutoConfig
+
+        if not self.config.get("model_type"):
+            raise InputError(f"{self.folder}/config.json must name a model_type, but names none")
+        try:
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                self.folder, trust_remote_code=self.ref.trust_remote_code
+            )
+        except Exception as error:
+            raise InputError(
+                f"{self.folder}/config.json must be readable by transformers, but: {first_line(error)}"
+            ) from None
+        return config
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the folder holds a tokenizer's files."""
+        return any((self.folder / name).is_file() for name in TOKENIZER_FILES)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer. Raises InputError when there is none or it cannot be loaded."""
+        from transformers import AutoTokenizer
+
+        if not self.has_tokenizer:
+            raise InputError(f"{self.folder} must hold a tokenizer, but has none of {', '.join(TOKENIZER_FILES)}")
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                self.folder, trust_remote_code=self.ref.trust_remote_code
+            )
+        except Exception as error:
+            raise InputError(f"{self.folder} must hold a tokenizer that loads, but: {first_line(error)}") from None
+        return tokenizer
+
+    def digest(self) -> str:
+        """SHA-256 over the weight files: each one's name, size and bytes, in the order of their names."""
+        return files_digest(self._files)
+
+    def _add_shard(self, path: Path, listed: frozenset[str] | None) -> None:
+        found = read_header(path)
+        missing = sorted((listed or frozenset()) - found.keys())
+        if missing:
+            raise InputError(f"{path} must hold {missing[0]}, as {INDEX} says, but lacks it")
+        for name, header in found.items():
+            if name in self.headers:
+                raise InputError(f"{self.folder} must hold each tensor once, but {name} is in two shards")
+            self.headers[name] = header
+            self._shards[name] = path
+
+    def _shard(self, path: Path) -> Any:
+        if path not in self._open:
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                self._open[path] = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as error:
+                raise InputError(f"{path} must be a safetensors file, but: {first_line(error)}") from None
+        return self._open[path]
+
+
+def open_checkpoint(ref: ModelRef) -> Checkpoint:
+    """The checkpoint that `ref` names, with its adapter if it has one. A hub id is downloaded, or taken from the cache.
+
+    Raises:
+        InputError: there is no such folder or repository, or what it holds is wrong.
+    """
+    folder = locate(ref.model, ref.revision, code=ref.trust_remote_code)
+    if ref.adapter is None:
+        return Checkpoint(ref, folder)
+    from evomerge.engine.adapter import AdaptedCheckpoint
+
+    return AdaptedCheckpoint(ref, folder, locate(ref.adapter, None))
+
+
+def locate(source: str, revision: str | None, *, code: bool = False) -> Path:
+    """The local folder of a path or hub id. Weights other than safetensors are not downloaded.
+
+    Args:
+        source: a folder, or a hub id.
+        revision: branch, tag or commit on the hub.
+        code: whether Python files are wanted too.
+
+    Raises:
+        InputError: there is neither such a folder nor such a repository.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"a model must be a folder or a hub id, but {source!r} is a file")
+    if source.startswith((".", "/", "~")) or not HUB_ID.fullmatch(source):
+        raise InputError(f"a model must be a folder or a hub id, but there is no folder {source!r}{_nearest(path)}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES + ["*.py"] * code))
+    except Exception as error:
+        where = f"{source!r}{f' at {revision!r}' if revision else ''}"
+        raise InputError(
+            f"a model must be a folder or a hub id, but there is no folder {where}{_nearest(path)}, "
+            f"and the hub gave none: {first_line(error)}"
+        ) from None
+
+
+def files_digest(files: Any) -> str:
+    """SHA-256 over files: each one's name, size and bytes, in the order of their names; read in pieces."""
+    digest = hashlib.sha256()
+    for path in sorted(files, key=lambda path: str(path.name)):
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while piece := file.read(READ_SIZE):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _weight_files(folder: Path) -> dict[Path, frozenset[str] | None]:
+    """The weight files, each with the names that the index lists for it (None without an index)."""
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
+    if (folder / INDEX).is_file():
+        return _indexed_files(folder)
+    pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise InputError(
+            f"{folder} must hold {SINGLE} or {INDEX}; pickles such as {pickles[0]} can run code and are refused"
+        )
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    found = f"has only {', '.join(others[:3])}" if others else "has no safetensors"
+    raise InputError(f"{folder} must hold {SINGLE} or {INDEX}, but {found}")
+
+
+def _indexed_files(folder: Path) -> dict[Path, frozenset[str] | None]:
+    index = folder / INDEX
+    try:
+        places = json.loads(index.read_text())["weight_map"]
+        named = isinstance(places, dict) and all(isinstance(file, str) for file in places.values())
+    except (ValueError, KeyError, TypeError, OSError):
+        named = False
+    if not named or not places:
+        raise InputError(f"{index} must be JSON with a `weight_map` from tensors to files, but is not")
+    files: dict[Path, frozenset[str] | None] = {}
+    for file in sorted(set(places.values())):
+        inside = PurePosixPath(file)
+        if inside.is_absolute() or ".." in inside.parts or "\\" in file or inside.suffix != ".safetensors":
+            raise InputError(f"{index} must name .safetensors files inside its folder, but names {file!r}")
+        if not (folder / file).is_file():
+            raise InputError(f"{index} names the shard {file}, but {folder} has no such file")
+        files[folder / file] = frozenset(name for name, place in places.items() if place == file)
+    return files
+
+
+def _nearest(path: Path) -> str:
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    return f" (did you mean {str(path.parent / near[0])!r}?)" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

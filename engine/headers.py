@@ -1,0 +1,94 @@
+"""Headers of safetensors files, read and checked before any weight is. No torch here."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evomerge.errors import InputError
+
+MAX_HEADER = 100_000_000
+
+BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
+    "U16": 16, "U8": 8, "BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+"""Bits an element takes, by the format's names of dtypes."""
+
+MERGEABLE = frozenset({"F64", "F32", "F16", "BF16"})
+"""The dtypes that weights may have."""
+
+
+class TensorHeader(NamedTuple):
+    """What a header says of one tensor: its shape and its dtype, by the format's name ("BF16")."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_header(path: Path) -> dict[str, TensorHeader]:
+    """The tensors of one safetensors file.
+
+    The header must describe the file exactly: known dtypes, sizes that follow from the shapes, and data that
+    cover the rest of the file without gaps or overlaps.
+
+    Raises:
+        InputError: the file is missing, truncated or not safetensors, or its header lies.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, MAX_HEADER):
+                raise InputError(
+                    f"{path} must be a safetensors file, but is truncated or none: its header would take "
+                    f"{length} bytes of {size}"
+                )
+            entries = json.loads(file.read(length))
+    except OSError as error:
+        raise InputError(f"{path} must be readable, but: {error.strerror}") from None
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} must be a safetensors file, but its header is not JSON") from None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path} must be a safetensors file, but its header is no mapping")
+    entries.pop("__metadata__", None)
+    spans = [_span(path, name, entry) for name, entry in entries.items()]
+    _check_cover(path, sorted(spans), size - 8 - length)
+    return {name: TensorHeader(tuple(entry["shape"]), entry["dtype"]) for name, entry in entries.items()}
+
+
+def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
+    """(begin, end, name) of one tensor's data."""
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    except (TypeError, KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path}: the header of {name} must give dtype, shape and data_offsets, but is {entry!r:.200}")
+    if dtype not in BITS:
+        raise InputError(f"{path}: the dtype of {name} must be one that safetensors has, but is {dtype!r}")
+    need = -(-math.prod(shape) * BITS[dtype] // 8)
+    if end - begin != need:
+        raise InputError(
+            f"{path}: {name} must take {need} bytes for {dtype} {list(shape)}, but its offsets span {end - begin}"
+        )
+    return begin, end, name
+
+
+def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:
+    position = 0
+    for begin, end, name in spans:
+        if begin != position:
+            raise InputError(
+                f"{path}: data must have no gaps or overlaps, but {name} begins at {begin}, not {position}"
+            )
+        position = end
+    if position != size:
+        state = "truncated" if position > size else "followed by other bytes"
+        raise InputError(f"{path} must hold {position} bytes of data, but holds {size}: it is {state}")
