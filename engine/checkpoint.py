@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,10 @@ class Checkpoint:
         """Whether `tensor(name)` is computed anew at each call, rather than mapped."""
         return False
 
+    def alters(self, name: str) -> bool:
+        """Whether the tensor differs from the one in the folder's own files."""
+        return False
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """What config.json says. Raises InputError when it is missing or no JSON object."""
@@ -138,7 +143,12 @@ class Checkpoint:
 
     def digest(self) -> str:
         """SHA-256 over the weight files: each one's name, size and bytes, in the order of their names."""
-        return files_digest(self._files)
+        return _files_digest(self.weight_files)
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """All files that weights are read from."""
+        return tuple(self._files)
 
     def _add_shard(self, path: Path, listed: frozenset[str] | None) -> None:
         found = read_header(path)
@@ -206,10 +216,9 @@ def locate(source: str, revision: str | None, *, code: bool = False) -> Path:
         ) from None
 
 
-def files_digest(files: Any) -> str:
-    """SHA-256 over files: each one's name, size and bytes, in the order of their names; read in pieces."""
+def _files_digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(files, key=lambda path: str(path.name)):
+    for path in sorted(files, key=lambda path: path.name):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while piece := file.read(READ_SIZE):

@@ -7,12 +7,47 @@ applied by float arithmetic where that is exact, because loops over bools are no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 
-from evomerge.engine.plan import EVERY, NO_DIRECTION, Keep, TaskVectors
+from evomerge.engine.plan import EVERY, NO_DIRECTION, Combination, Keep, Plan, TaskVectors
 from evomerge.engine.random_bits import Key, random_bits
+
+
+class Kernel(NamedTuple):
+    """A plan made ready to run.
+
+    Attributes:
+        sources: what it reads, in order: 0 is the base, i the recipe's expert number i - 1. Nothing else has an
+            influence on the result.
+        run: from one float32 chunk [m] of each of these sources, and the position of the chunk's first element in
+            the parameter, to the result's chunk: float32 [m], in memory of its own.
+    """
+
+    sources: tuple[int, ...]
+    run: Callable[[Sequence[torch.Tensor], int], torch.Tensor]
+
+
+def kernel(plan: Plan, keys: Sequence[Key]) -> Kernel:
+    """The kernel of a plan.
+
+    Args:
+        plan: for n experts.
+        keys: n keys of random words.
+    """
+    if isinstance(plan, Combination):
+        coefficients = (plan.base, *plan.experts)
+        active = tuple(i for i, coefficient in enumerate(coefficients) if coefficient != 0.0) or (0,)
+        used = [coefficients[i] for i in active]
+        return Kernel(active, lambda chunks, start: combine(chunks, used))
+    experts = [i for i, weight in enumerate(plan.weights) if weight != 0.0]
+    own, words = plan.only(experts), [keys[i] for i in experts]
+    return Kernel(
+        (0, *(i + 1 for i in experts)),
+        lambda chunks, start: merge_task_vectors(chunks[0], chunks[1:], own, words, start),
+    )
 
 
 def combine(sources: Sequence[torch.Tensor], coefficients: Sequence[float]) -> torch.Tensor:

@@ -10,12 +10,12 @@ import torch
 
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.compatibility import check_config, check_tokenizer
-from evomerge.engine.kernels import combine, merge_task_vectors
+from evomerge.engine.kernels import kernel
 from evomerge.engine.layers import assign
 from evomerge.engine.layout import Slot, layout_of
 from evomerge.engine.method import METHODS, check_recipe
 from evomerge.engine.model import DTYPES, choose_device, live_model
-from evomerge.engine.plan import Combination, Plan
+from evomerge.engine.plan import Plan
 from evomerge.engine.random_bits import Key
 from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.engine.sources import CheckpointSources
@@ -38,8 +38,8 @@ class Work(NamedTuple):
     Attributes:
         slot: the parameter.
         plan: its kernel and numbers, for the experts in `sources`.
-        sources: the positions of the recipe's experts among the sources.
-        keys: of their random words.
+        sources: the places of base and experts among the merger's sources.
+        keys: of the experts' random words.
     """
 
     slot: Slot
@@ -130,12 +130,13 @@ class Merger:
         method, group_of = METHODS.get(recipe.method), self._groups(recipe)
         names = [expert.name for expert in recipe.experts]
         experts = tuple(self.experts.index(name) for name in names)
+        sources = (BASE, *(expert + 1 for expert in experts))
         values = [method.bind(group.parameters, recipe.options, names) for group in recipe.groups]
 
         def one(slot: Slot) -> Work:
             statistics = self._statistics.of(slot.name, experts, recipe.seed)
             plan = method.plan(statistics, values[group_of[slot.name]])
-            return Work(slot, plan, experts, tuple(statistics.key(i) for i in range(len(experts))))
+            return Work(slot, plan, sources, tuple(statistics.key(i) for i in range(len(experts))))
 
         largest_first = sorted(self._layout.slots, key=lambda slot: -slot.live.numel())
         return self._in_parallel(one, largest_first)
@@ -158,40 +159,17 @@ class Merger:
         """Write one segment; returns its largest magnitude, float32 and 0-d, after rounding to the live dtype."""
         live = work.slot.live
         flat = live.view(-1) if live.is_contiguous() else live.new_empty(live.numel())
-        compute = self._kernel(work)
+        sources, run = kernel(work.plan, work.keys)
+        flats = [self._sources.flat(work.sources[source], work.slot.name) for source in sources]
         peaks = []
         for start in segment[:: self._sources.chunk]:
-            stop = min(start + self._sources.chunk, segment.stop)
-            result = compute(start, stop)
-            flat[start:stop].copy_(result)
+            span = slice(start, min(start + self._sources.chunk, segment.stop))
+            result = run([source[span].float() for source in flats], start)
+            flat[span].copy_(result)
             peaks.append(result.abs_().amax())
         if not live.is_contiguous():
             live.copy_(flat.view(live.shape))
         return torch.stack(peaks).amax().to(live.dtype).float()
-
-    def _kernel(self, work: Work) -> Callable[[int, int], torch.Tensor]:
-        """From a span of the parameter to its result, float32 [stop - start]."""
-        plan, name = work.plan, work.slot.name
-        if isinstance(plan, Combination):
-            coefficients = (plan.base, *plan.experts)
-            active = [i for i, coefficient in enumerate(coefficients) if coefficient != 0.0] or [BASE]
-            used = [coefficients[i] for i in active]
-            read = self._reader(name, [i and work.sources[i - 1] + 1 for i in active])
-            return lambda start, stop: combine(read(start, stop), used)
-        active = [i for i, weight in enumerate(plan.weights) if weight != 0.0]
-        keys = [work.keys[i] for i in active]
-        plan = plan.only(active)
-        read = self._reader(name, [BASE, *(work.sources[i] + 1 for i in active)])
-
-        def task_vectors(start: int, stop: int) -> torch.Tensor:
-            base, *experts = read(start, stop)
-            return merge_task_vectors(base, experts, plan, keys, start)
-
-        return task_vectors
-
-    def _reader(self, name: str, sources: Sequence[int]) -> Callable[[int, int], list[torch.Tensor]]:
-        flats = [self._sources.flat(source, name) for source in sources]
-        return lambda start, stop: [flat[start:stop].float() for flat in flats]
 
     def _in_parallel(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """The results in order. On CPU one thread for each of torch's, since each works on single-threaded chunks."""

@@ -65,7 +65,7 @@ def live_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> PreT
         layout = layout_of(model)
         keys = resolve(checkpoint, layout)
         for slot in layout.slots:
-            if checkpoint.computes(keys[slot.name]):
+            if checkpoint.alters(keys[slot.name]):
                 slot.live.copy_(checkpoint.tensor(keys[slot.name]))
     moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
     return moved

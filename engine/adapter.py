@@ -1,0 +1,212 @@
+"""LoRA adapters in peft's format, applied to a checkpoint's weights when they are read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from evomerge.engine.checkpoint import PICKLES, Checkpoint, first_line
+from evomerge.engine.headers import MERGEABLE, TensorHeader, read_header
+from evomerge.engine.recipe import ModelRef
+from evomerge.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+FACTOR = re.compile(r"(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<side>[AB])(\.weight)?")
+
+UNSUPPORTED = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+"""Settings of peft's LoRA that change more than a low-rank term of a weight."""
+
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Values of init_lora_weights that leave the model's own weights as they are."""
+
+
+class LowRank(NamedTuple):
+    """The term scale * B A of one weight.
+
+    Attributes:
+        a, b: names in the adapter's file; A is [r, in], B is [out, r].
+        scale: alpha / r, or alpha / sqrt(r) for rsLoRA.
+        transpose: whether the weight is stored as [in, out].
+    """
+
+    a: str
+    b: str
+    scale: float
+    transpose: bool
+
+
+class AdaptedCheckpoint(Checkpoint):
+    """A checkpoint with a LoRA adapter: W + scale * B A in float32, and the modules that the adapter holds whole.
+
+    Args:
+        ref: the model with its adapter.
+        folder: the model's.
+        adapter: the adapter's.
+
+    Raises:
+        InputError: as `Checkpoint`; or the adapter is of a kind not supported, or does not fit the model.
+    """
+
+    def __init__(self, ref: ModelRef, folder: Path, adapter: Path) -> None:
+        super().__init__(ref, folder)
+        self.adapter = adapter
+        self._settings = _read_settings(adapter)
+        self._path = _weights_path(adapter)
+        self._factors = read_header(self._path)
+        self._low_rank: dict[str, LowRank] = {}
+        self._whole: dict[str, str] = {}
+        for key in self._factors:
+            self._add(key)
+        for name in self._low_rank:
+            self.headers[name] = TensorHeader(self.headers[name].shape, "F32")
+        for name, key in self._whole.items():
+            self.headers[name] = self._factors[key]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor on CPU: computed in float32 where the adapter has a low-rank term, else mapped. Read only."""
+        if name in self._whole:
+            return self._factor(self._whole[name])
+        weight = super().tensor(name)
+        term = self._low_rank.get(name)
+        if term is None:
+            return weight
+        delta = self._factor(term.b).float() @ self._factor(term.a).float()
+        return weight.float() + (delta.T if term.transpose else delta) * term.scale
+
+    def computes(self, name: str) -> bool:
+        """Whether the adapter has a low-rank term for this tensor."""
+        return name in self._low_rank
+
+    def alters(self, name: str) -> bool:
+        """Whether the tensor differs from the model's own."""
+        return name in self._low_rank or name in self._whole
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The model's weight files, and the adapter's weights and settings."""
+        return (*super().weight_files, self._path, self.adapter / CONFIG)
+
+    def _factor(self, key: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._shard(self._path).get_tensor(key)
+        return tensor
+
+    def _add(self, key: str) -> None:
+        match = FACTOR.fullmatch(key.removeprefix(PREFIX))
+        if self._factors[key].dtype not in MERGEABLE or not key.startswith(PREFIX):
+            raise InputError(f"{self._path} must hold {PREFIX}* in {', '.join(sorted(MERGEABLE))}, but holds {key}")
+        if match is None:
+            self._add_whole(key)
+        elif match["side"] == "A":
+            self._add_low_rank(key, match["module"], embedding=match["kind"] == "lora_embedding")
+        elif _other_side(key) not in self._factors:
+            raise InputError(f"{self._path} must hold both factors of a term, but lacks {_other_side(key)}")
+
+    def _add_whole(self, key: str) -> None:
+        name = self._target(key.removeprefix(PREFIX))
+        shape = self._factors[key].shape
+        if shape != self.headers[name].shape:
+            raise self._misfit(key, name)
+        tied = self.pretrained_config.get_text_config(decoder=True)
+        if tied.tie_word_embeddings and len(shape) == 2 and shape[0] == tied.vocab_size:
+            raise InputError(f"{self._path} holds {key} for itself, but the model ties it; train both or neither")
+        self._whole[name] = key
+
+    def _add_low_rank(self, key: str, module: str, *, embedding: bool) -> None:
+        a, b = self._factors[key].shape, self._factors.get(_other_side(key), TensorHeader((), "")).shape
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
+            raise InputError(f"{self._path} must hold A [r, in] and B [out, r] of {module}, but has {a} and {b}")
+        name = self._target(f"{module}.weight")
+        transpose = embedding or bool(self._settings.get("fan_in_fan_out"))
+        if self.headers[name].shape != ((a[1], b[0]) if transpose else (b[0], a[1])):
+            raise self._misfit(key, name)
+        if self.headers[name].dtype not in MERGEABLE:
+            raise InputError(f"{self.folder} must hold {name} unquantized, but has {self.headers[name].dtype}")
+        self._low_rank[name] = LowRank(key, _other_side(key), self._scale(module, a[0]), transpose)
+
+    def _scale(self, module: str, rank: int) -> float:
+        expected = _by_pattern(self._settings.get("rank_pattern"), module, self._settings.get("r"))
+        if rank != expected:
+            raise InputError(f"{self.adapter / CONFIG} gives {module} the rank {expected}, but {WEIGHTS} has {rank}")
+        alpha = _by_pattern(self._settings.get("alpha_pattern"), module, self._settings.get("lora_alpha"))
+        if not isinstance(alpha, int | float):
+            raise InputError(f"{self.adapter / CONFIG} must give lora_alpha, but gives {alpha!r}")
+        return float(alpha) / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+
+    def _target(self, name: str) -> str:
+        """The model's tensor of that name, with or without the prefix that the files leave out."""
+        for candidate in (name, name.partition(".")[2]):
+            if candidate in self.headers:
+                return candidate
+        longer = [held for held in self.headers if held.endswith(f".{name}")]
+        if len(longer) == 1:
+            return longer[0]
+        raise InputError(f"{self._path} has a term for {name}, but {self.folder} holds no such parameter")
+
+    def _misfit(self, key: str, name: str) -> InputError:
+        return InputError(
+            f"{self._path} must fit the model, but {key} {list(self._factors[key].shape)} does not fit "
+            f"{name} {list(self.headers[name].shape)}"
+        )
+
+
+def _read_settings(adapter: Path) -> dict[str, Any]:
+    path = adapter / CONFIG
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} must be an adapter's configuration, but: {first_line(error)}") from None
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        kind = settings.get("peft_type") if isinstance(settings, dict) else None
+        raise InputError(f"{path} must have the peft_type LORA, but has {kind!r}")
+    for name in UNSUPPORTED:
+        if settings.get(name):
+            raise InputError(f"{path}: adapters with {name} are not supported; merge it into its model with peft first")
+    if settings.get("bias", "none") != "none":
+        raise InputError(f"{path}: adapters must have the bias 'none', but this one has {settings['bias']!r}")
+    if settings.get("init_lora_weights") not in PLAIN_STARTS:
+        raise InputError(
+            f"{path}: init_lora_weights {settings['init_lora_weights']!r} changes the model's own weights and is not "
+            f"supported; merge it into its model with peft first"
+        )
+    return settings
+
+
+def _weights_path(adapter: Path) -> Path:
+    if (adapter / WEIGHTS).is_file():
+        return adapter / WEIGHTS
+    pickles = sorted(path.name for pattern in PICKLES for path in adapter.glob(pattern))
+    refused = f"; pickles such as {pickles[0]} can run code and are refused" if pickles else ", but does not"
+    raise InputError(f"{adapter} must hold {WEIGHTS}{refused}")
+
+
+def _other_side(key: str) -> str:
+    head, side, tail = re.fullmatch(r"(.+_)([AB])((?:\.weight)?)", key).groups()  # type: ignore[union-attr]
+    return f"{head}{'B' if side == 'A' else 'A'}{tail}"
+
+
+def _by_pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
+    """The value of the first pattern that matches the end of the module's path, as peft reads them."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
