@@ -70,12 +70,13 @@ def _linear(b: Array, x: Sequence[Array], words: Sequence[Array], *, weight: Seq
 
 def _slerp(b: Array, x: Sequence[Array], words: Sequence[Array], *, t: float) -> Array:
     a, c = b.astype(np.float64), x[0].astype(np.float64)
-    size = float(np.linalg.norm(a) * np.linalg.norm(c))
-    cosine = a @ c / size if size > 0 else 1.0
+    size = float(np.linalg.norm(a)) * float(np.linalg.norm(c))
+    cosine = float(a @ c) / size if size > 0 else 1.0
     if abs(cosine) > 0.9995:
         return (1 - t) * a + t * c
     theta = np.arccos(cosine)
-    return (np.sin((1 - t) * theta) * a + np.sin(t * theta) * c) / np.sin(theta)
+    merged: Array = (np.sin((1 - t) * theta) * a + np.sin(t * theta) * c) / np.sin(theta)
+    return merged
 
 
 def _task_arithmetic(

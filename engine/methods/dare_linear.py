@@ -19,6 +19,6 @@ def dare_linear(
     normalize: Annotated[bool, Switch(False)],
     rescale: Rescale,
 ) -> Plan:
-    """B + lambda sum_i w_i drop(d_i), where drop keeps an element with probability `density` (section 3.2)."""
+    """The base plus lambda sum_i w_i drop(d_i); drop keeps an element with probability `density` (section 3.2)."""
     keep = drop(statistics, density, weight, rescale)
     return task_vectors(weight, keep, elect=False, normalize=normalize, scale=lambda_)

@@ -12,6 +12,6 @@ from evomerge.engine.plan import Keep, ParameterStatistics, Plan, task_vectors
 def task_arithmetic(
     statistics: ParameterStatistics, *, weight: Weight, lambda_: Lambda, normalize: Annotated[bool, Switch(False)]
 ) -> Plan:
-    """B + lambda sum_i w_i d_i; `normalize` divides the sum by sum_i w_i (0 counts as 1)."""
+    """The base plus lambda sum_i w_i d_i; `normalize` divides the sum by sum_i w_i (0 counts as 1)."""
     keep = [Keep()] * len(weight)
     return task_vectors(weight, keep, elect=False, normalize=normalize, scale=lambda_)

@@ -1,0 +1,129 @@
+"""Tiny random models on disk, and merging of bare tensors the way the engine does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast
+
+from evomerge.engine.kernels import kernel
+from evomerge.engine.method import METHODS, MergeMethod
+from evomerge.engine.recipe import Group, ModelRef, Recipe
+from evomerge.engine.statistics import Statistics
+
+VOCABULARY = 64
+HIDDEN = 16
+PARAMETER = "model.layers.0.mlp.up_proj.weight"
+
+
+def llama(**changes: Any) -> LlamaConfig:
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return LlamaConfig(**{**settings, **changes})
+
+
+def build(config: PretrainedConfig, seed: int, dtype: torch.dtype = torch.float32) -> Any:
+    """A random model whose norms and biases are random too."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return model.eval()
+
+
+def tokenizer(extra: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    words = ["<unk>", "<s>", "</s>", *extra, *(f"w{i}" for i in range(VOCABULARY))][:VOCABULARY]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    built = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    built.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return built
+
+
+def save(folder: Path, config: PretrainedConfig, seed: int, dtype: torch.dtype = torch.float32, **how: Any) -> Path:
+    build(config, seed, dtype).save_pretrained(folder, **how)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def family(folder: Path, config: PretrainedConfig, dtype: torch.dtype = torch.float32, **how: Any) -> list[ModelRef]:
+    """A base and three experts."""
+    names = ("base", "math", "lang", "code")
+    return [ModelRef(model=str(save(folder / name, config, seed, dtype, **how))) for seed, name in enumerate(names)]
+
+
+def recipe(refs: Sequence[ModelRef], method: str, dtype: str = "float32", **parameters: Any) -> Recipe:
+    options = parameters.pop("options", {})
+    seed = parameters.pop("seed", 0)
+    return Recipe(
+        base=refs[0],
+        experts=tuple(refs[1:]),
+        method=method,
+        groups=(Group(parameters=parameters),),
+        options=options,
+        dtype=dtype,
+        seed=seed,
+    )
+
+
+class MemorySources:
+    """Tensors by expert name; the base is source 0."""
+
+    def __init__(self, base: torch.Tensor, experts: Mapping[str, torch.Tensor], chunk: int) -> None:
+        self._tensors = [base, *experts.values()]
+        self.experts = tuple(experts)
+        self.chunk = chunk
+
+    def flat(self, source: int, parameter: str) -> torch.Tensor:
+        return self._tensors[source].reshape(-1)
+
+
+def engine_merge(
+    method: MergeMethod,
+    base: torch.Tensor,
+    experts: Mapping[str, torch.Tensor],
+    values: Mapping[str, Any],
+    *,
+    parameter: str = PARAMETER,
+    seed: int = 0,
+    chunk: int = 32_768,
+) -> torch.Tensor:
+    """One parameter through statistics, plan and kernel, chunk by chunk; float32, of the base's shape."""
+    sources = MemorySources(base, experts, chunk)
+    statistics = Statistics(sources).of(parameter, range(len(experts)), seed)
+    plan = method.plan(statistics, values)
+    read, run = kernel(plan, [statistics.key(i) for i in range(len(experts))])
+    flats = [sources.flat(source, parameter) for source in read]
+    result = torch.empty(base.numel(), device=base.device)
+    for start in range(0, base.numel(), chunk):
+        span = slice(start, start + chunk)
+        result[span] = run([flat[span].float() for flat in flats], start)
+    return result.view(base.shape)
+
+
+def defaults(method: MergeMethod, experts: int, **changes: Any) -> dict[str, Any]:
+    """A value for each parameter of the method: those in `changes` that it has, else its defaults."""
+    values: dict[str, Any] = {}
+    for spec in method.parameters:
+        value = changes.get(spec.name, spec.default)
+        spread = spec.per_expert and not isinstance(value, tuple)
+        values[spec.name] = (float(value),) * experts if spread else value
+    return values
+
+
+def every_method() -> list[MergeMethod]:
+    return [METHODS.get(name) for name in METHODS.names()]
