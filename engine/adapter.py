@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
+UNDER_LORA = ".base_layer."  # peft stores an embedding that has a low-rank term whole, too
 FACTOR = re.compile(r"(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<side>[AB])(\.weight)?")
 
 UNSUPPORTED = (
@@ -77,16 +78,12 @@ class AdaptedCheckpoint(Checkpoint):
         self._whole: dict[str, str] = {}
         for key in self._factors:
             self._add(key)
-        for name in self._low_rank:
-            self.headers[name] = TensorHeader(self.headers[name].shape, "F32")
-        for name, key in self._whole.items():
-            self.headers[name] = self._factors[key]
+        self.headers |= {name: self._factors[key] for name, key in self._whole.items()}
+        self.headers |= {name: TensorHeader(self.headers[name].shape, "F32") for name in self._low_rank}
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor on CPU: computed in float32 where the adapter has a low-rank term, else mapped. Read only."""
-        if name in self._whole:
-            return self._factor(self._whole[name])
-        weight = super().tensor(name)
+        weight = self._factor(self._whole[name]) if name in self._whole else super().tensor(name)
         term = self._low_rank.get(name)
         if term is None:
             return weight
@@ -122,12 +119,12 @@ class AdaptedCheckpoint(Checkpoint):
             raise InputError(f"{self._path} must hold both factors of a term, but lacks {_other_side(key)}")
 
     def _add_whole(self, key: str) -> None:
-        name = self._target(key.removeprefix(PREFIX))
-        shape = self._factors[key].shape
+        path = key.removeprefix(PREFIX)
+        name, shape = self._target(path.replace(UNDER_LORA, ".")), self._factors[key].shape
         if shape != self.headers[name].shape:
             raise self._misfit(key, name)
-        tied = self.pretrained_config.get_text_config(decoder=True)
-        if tied.tie_word_embeddings and len(shape) == 2 and shape[0] == tied.vocab_size:
+        config = self.pretrained_config.get_text_config(decoder=True)
+        if UNDER_LORA not in path and config.tie_word_embeddings and shape[:1] == (config.vocab_size,):
             raise InputError(f"{self._path} holds {key} for itself, but the model ties it; train both or neither")
         self._whole[name] = key
 

@@ -83,10 +83,9 @@ def layout_of(model: PreTrainedModel) -> Layout:
         covered[owner] += view.numel()
         whole = view.numel() == live[owner][0].numel()
         names = [name, *(live[owner][1] if whole else ())]
-        inside = place(name, layers)
-        slots.append(
-            Slot(name, _aliases(model, names), inside if inside.layer is not None else place(owner, layers), view)
-        )
+        inside, around = place(name, layers), place(owner, layers)
+        where = around if inside.layer is None and around.layer is not None else inside
+        slots.append(Slot(name, _aliases(model, names), where, view))
     for name, (tensor, _) in live.items():
         if covered[name] != tensor.numel():
             raise InputError(f"{type(model).__name__} has {name}, which transformers converts in a way not supported")

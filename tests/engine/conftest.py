@@ -24,7 +24,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> list[ModelRef]:
 def zoo_bfloat16(tmp_path_factory: pytest.TempPathFactory) -> list[ModelRef]:
     """The same in bfloat16, not tied and in several shards."""
     config = llama(tie_word_embeddings=False)
-    return family(tmp_path_factory.mktemp("zoo16"), config, torch.bfloat16, max_shard_size="10KB")
+    return family(tmp_path_factory.mktemp("zoo16"), config, torch.bfloat16, max_shard_size="4KB")
 
 
 @pytest.fixture
