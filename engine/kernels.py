@@ -137,4 +137,5 @@ def _elected(base: torch.Tensor, terms: Iterable[torch.Tensor], plan: TaskVector
     if up_weight is None or down_weight is None:
         return merged
     divisor = up_weight.mul_(positive_wins).add_(down_weight.mul_(negative_wins))
-    return merged.div_(divisor.masked_fill_(divisor.abs() < NO_DIRECTION, 1.0))
+    divisor = torch.nn.functional.hardshrink(divisor, NO_DIRECTION)
+    return merged.div_(divisor.add_(1.0 - divisor.sign().abs_()))  # 0 counts as 1

@@ -99,7 +99,8 @@ class Recipe(Frozen):
         experts: at least one; their names are unique.
         method: the name of a merge method.
         groups: the first group that fits a parameter gives its numbers; a parameter that fits none is an error.
-        options: the method's switches and choices, such as `normalize`.
+        options: the method's switches and choices, such as `normalize`. A number here holds for the groups that do
+            not name it.
         dtype: of the result; the arithmetic is float32 and is rounded once, at the end.
         tokenizer: whose vocabulary the result has ("base").
         seed: of the random masks; has no effect on methods without any.

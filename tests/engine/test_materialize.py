@@ -219,6 +219,16 @@ def test_recipes_of_other_models_are_refused(merger, zoo):
                 act(good.model_copy(update=change))
 
 
+@pytest.mark.parametrize("which", ["zoo", "zoo_bfloat16"])
+def test_the_files_are_never_written(which, request):
+    refs = request.getfixturevalue(which)
+    before = [open_checkpoint(ref).digest() for ref in refs]
+    dtype = "float32" if which == "zoo" else "bfloat16"
+    merger = Merger(refs[0], refs[1:], dtype, "cpu")
+    merger.apply(recipe(refs, "ties", dtype, weight=0.5, density=0.5))
+    assert [open_checkpoint(ref).digest() for ref in refs] == before
+
+
 def test_check_writes_nothing(merger, zoo):
     merger.apply(recipe(zoo, "linear"))
     before = state(merger.model)
@@ -264,4 +274,7 @@ def test_cuda_candidates_are_those_of_the_cpu(method, zoo_bfloat16):
     here, there = merge(one, device="cpu").state_dict(), merge(one, device="cuda").state_dict()
     for name, tensor in here.items():
         assert there[name].device.type == "cuda"
-        assert torch.equal(tensor, there[name].cpu()), name
+        if method == "slerp":  # its angle comes from sums in another order: the last bit may differ
+            torch.testing.assert_close(tensor, there[name].cpu())
+        else:
+            assert torch.equal(tensor, there[name].cpu()), name
