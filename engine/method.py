@@ -73,7 +73,7 @@ class MergeMethod:
         function: from statistics and bound parameters to a plan.
         max_experts: the most experts it takes; None: any number.
         ordered: whether the order of the experts matters.
-        random: whether the recipe's seed matters.
+        random: whether it draws random masks from the recipe's seed. (Ties at a trim threshold are settled by it, too.)
         neutral: numbers that give back the base exactly, whatever the other parameters are.
         doc: the function's docstring.
     """

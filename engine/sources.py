@@ -9,8 +9,9 @@ import torch
 from evomerge.engine.checkpoint import Checkpoint
 from evomerge.engine.layout import Layout, resolve
 
-CPU_CHUNK = 32_768
-"""PyTorch runs loops up to this size in the calling thread; three such float32 chunks fit the cache of a core."""
+CPU_CHUNK = 2**15
+"""PyTorch runs loops and reductions up to this size in the calling thread, so sums do not depend on its number of
+threads; and some such float32 chunks fit the cache of a core."""
 
 CUDA_CHUNK = 2**24
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from evomerge.engine.kernels import surviving
 from evomerge.engine.magnitudes import SMALL, MagnitudeTable
 from evomerge.engine.random_bits import random_key
+from evomerge.engine.sources import CPU_CHUNK
 from evomerge.engine.statistics import Statistics
 from evomerge.errors import InputError
 from tests.engine.tiny import PARAMETER, MemorySources
@@ -110,3 +111,18 @@ def test_gram_is_that_of_float64():
     got = torch.tensor(Statistics(sources).of(PARAMETER, [0], 0).gram(), dtype=torch.float64)
     rows = torch.stack([base, expert]).double()
     torch.testing.assert_close(got, rows @ rows.T, rtol=1e-12, atol=1e-9)
+
+
+def test_sums_do_not_depend_on_the_number_of_threads():
+    torch.manual_seed(2)
+    base, expert = torch.randn(2, 200_000)
+    found = []
+    for threads in (1, 2, 4):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            one = Statistics(MemorySources(base, {"math": expert}, CPU_CHUNK)).of(PARAMETER, [0], 0)
+            found.append((one.gram(), one.l1(0), one.l1(0, 2**30)))
+        finally:
+            torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
