@@ -23,7 +23,8 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "tokenizer*", "*.tiktoken"]
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+HUB_DUPLICATES = ["consolidated*", "original/*"]
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -207,7 +208,10 @@ def locate(source: str, revision: str | None, *, code: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES + ["*.py"] * code))
+        patterns = HUB_FILES + ["*.py"] * code
+        return Path(
+            snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=HUB_DUPLICATES)
+        )
     except Exception as error:
         where = f"{source!r}{f' at {revision!r}' if revision else ''}"
         raise InputError(

@@ -6,12 +6,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from evomerge.engine.model import quiet
 from evomerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ def save_checkpoint(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        model.save_pretrained(beside, max_shard_size=max_shard_size)
+        with quiet(), _own_generation_config(model, beside):
+            model.save_pretrained(beside, max_shard_size=max_shard_size)
         if tokenizer is not None:
             tokenizer.save_pretrained(beside)
         for name, text in (files or {}).items():
@@ -92,6 +95,23 @@ def weights_digest(model: PreTrainedModel) -> str:
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(memoryview(data.numpy()))
     return digest.hexdigest()
+
+
+@contextmanager
+def _own_generation_config(model: PreTrainedModel, folder: Path) -> Iterator[None]:
+    """Keep the generation configuration as it is: transformers reads some that it refuses to write."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    if own is None:
+        yield
+        return
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        model.generation_config = own
+    own.to_json_file(folder / "generation_config.json")
 
 
 def _settle(folder: Path) -> None:

@@ -55,7 +55,9 @@ def find_layers(model: PreTrainedModel) -> tuple[str, int]:
     """
     from torch import nn
 
-    count: int = model.config.get_text_config(decoder=True).num_hidden_layers
+    count = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    if not isinstance(count, int):
+        raise InputError(f"the configuration of {type(model).__name__} must have num_hidden_layers, but has none")
     lists = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == count
     ]

@@ -12,7 +12,7 @@ import torch
 from evomerge.engine.checkpoint import Checkpoint, first_line, open_checkpoint
 from evomerge.engine.layout import layout_of, resolve
 from evomerge.engine.recipe import ModelRef
-from evomerge.errors import InputError
+from evomerge.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,15 +51,20 @@ def live_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> PreT
     """As `load_model`, for a checkpoint that is open."""
     from transformers import AutoModelForCausalLM
 
-    model = _built(
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    model, loading = _built(
         checkpoint,
         lambda: AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
             dtype=DTYPES[dtype],
             use_safetensors=True,
+            output_loading_info=True,
             trust_remote_code=checkpoint.ref.trust_remote_code,
         ),
     )
+    if loading["missing_keys"]:
+        raise InputError(f"{checkpoint.folder} must hold {min(loading['missing_keys'])}, but lacks it")
     model.train(False).requires_grad_(False)
     if checkpoint.ref.adapter is not None:
         layout = layout_of(model)
@@ -67,7 +72,7 @@ def live_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> PreT
         for slot in layout.slots:
             if checkpoint.alters(keys[slot.name]):
                 slot.live.copy_(checkpoint.tensor(keys[slot.name]))
-    moved: PreTrainedModel = model.to(device)  # type: ignore[arg-type]
+    moved: PreTrainedModel = model.to(device)
     return moved
 
 
@@ -76,29 +81,29 @@ def skeleton(checkpoint: Checkpoint) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return _built(
+        model: PreTrainedModel = _built(
             checkpoint,
             lambda: AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                 checkpoint.pretrained_config, trust_remote_code=checkpoint.ref.trust_remote_code
             ),
         )
-
-
-def _built(checkpoint: Checkpoint, build: Callable[[], Any]) -> PreTrainedModel:
-    if checkpoint.config.get("quantization_config") is not None:
-        raise InputError(f"{checkpoint.folder} must hold unquantized weights, but its config has quantization_config")
-    try:
-        with _quiet():
-            model: PreTrainedModel = build()
-    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{checkpoint.folder} must be a causal language model, but: {first_line(error)}") from error
     return model
 
 
+def _built(checkpoint: Checkpoint, build: Callable[[], Any]) -> Any:
+    if checkpoint.config.get("quantization_config") is not None:
+        raise InputError(f"{checkpoint.folder} must hold unquantized weights, but its config has quantization_config")
+    try:
+        with quiet():
+            return build()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{checkpoint.folder} must be a causal language model, but: {first_line(error)}") from error
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' progress bars, and its log below errors."""
     from transformers.utils import logging as transformers_logging
 

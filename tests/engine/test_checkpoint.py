@@ -271,6 +271,33 @@ def test_hub_id_that_is_not_cached(hub, zoo):
         open_checkpoint(ModelRef(model="tiny/llama", revision="v2"))
 
 
+@pytest.mark.parametrize("code", [False, True])
+def test_pickles_are_not_downloaded(monkeypatch, zoo, code):
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    asked: dict[str, object] = {}
+
+    def download(source, **how):
+        asked.update(how)
+        return zoo[0].model
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    open_checkpoint(ModelRef(model="tiny/llama", revision="v1", trust_remote_code=code))
+    assert asked.pop("revision") == "v1"
+    wanted = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "merges.txt", "chat_template.jinja"]
+    refused = [
+        "pytorch_model.bin",
+        "model.pt",
+        "x/y.pth",
+        "tokenizer.pkl",
+        "consolidated.safetensors",
+        "original/a.json",
+    ]
+    kept = set(filter_repo_objects([*wanted, *refused, "modeling.py"], **asked))
+    assert kept == {*wanted, *(["modeling.py"] * code)}
+
+
 def test_hub_repository_of_pickles(hub, tmp_path):
     folder = tmp_path / "pickles"
     folder.mkdir()

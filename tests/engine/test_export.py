@@ -70,6 +70,14 @@ def test_tokenizer_template_and_generation_config_are_kept(tmp_path):
     assert reload(folder, "auto").generation_config.max_new_tokens == 17
 
 
+def test_a_generation_config_that_transformers_would_not_write(tmp_path):
+    model = build(llama(), 0)
+    model.generation_config.temperature = 0.5
+    folder = save_checkpoint(model, None, tmp_path / "out")
+    assert model.generation_config.temperature == 0.5
+    assert reload(folder, "auto").generation_config.temperature == 0.5
+
+
 def test_further_files(tmp_path):
     folder = save_checkpoint(build(llama(), 0), None, tmp_path / "out", files={"README.md": "# Größe\n"})
     assert (folder / "README.md").read_text(encoding="utf-8") == "# Größe\n"

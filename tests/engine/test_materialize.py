@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from evomerge.engine import Merger, merge
+from evomerge.engine import Merger, load_model, merge
 from evomerge.engine import materialize as materialize_module
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.method import METHODS
@@ -247,6 +247,16 @@ def test_check_writes_nothing(merger, zoo):
 def test_wrong_dtype_or_device(zoo, dtype, device, message):
     with pytest.raises(InputError, match=message):
         Merger(zoo[0], zoo[1:], dtype, device)
+
+
+def test_load_model(zoo, copy_of):
+    assert same(state(load_model(zoo[1], "float32", "cpu")), loaded(zoo[1]))
+    folder = copy_of(zoo[1])
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"must hold model\.layers\.1\.mlp\.up_proj\.weight, but lacks it"):
+        load_model(ModelRef(model=str(folder)), "float32", "cpu")
 
 
 def test_experts_with_one_name_are_refused(zoo):
