@@ -18,7 +18,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 
-from evomerge.errors import CandidateError, EvomergeError, InputError
+from evomerge.errors import CandidateError, InputError
 from evomerge.evaluators.config import EvaluateConfig, TaskSpec
 from evomerge.evaluators.evaluator import evaluator
 from evomerge.evaluators.metrics import task_metric
@@ -126,7 +126,7 @@ class LmEval:
         for document in wanted:
             groups.setdefault(self._chunk_of[document.task, document.key], []).append(document)
         scores: dict[tuple[str, str], list[DocumentScore]] = {}
-        with quiet(), seeded(0), torch.inference_mode(), watch_logits(model) as watch:
+        with quiet(), seeded(0), torch.no_grad(), watch_logits(model) as watch:
             live = self._wrap(model)
             for chunk, asked in groups.items():
                 together = set(asked)
@@ -138,9 +138,7 @@ class LmEval:
         prepared = self._prepared[chunk[0].task]
         reseed(_seed(chunk))
         try:
-            _respond(live, prepared.instances(chunk))
-        except EvomergeError:
-            raise
+            _respond(live, prepared.instances(chunk), watch)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise CandidateError(
@@ -162,7 +160,7 @@ class LmEval:
 
     def _require_fit(self, live: LiveModel) -> None:
         """Check once for each context length and vocabulary that the prompts fit; say how many are cut."""
-        shape = (live.max_length, live.model.get_input_embeddings().num_embeddings)
+        shape = (live.max_length, live.model.get_input_embeddings().weight.shape[0])
         if shape in self._fitted:
             return
         for name, prepared in self._prepared.items():
@@ -238,21 +236,15 @@ def _unique(specs: Iterable[tuple[TaskSpec, dict[str, Task]]]) -> dict[str, Task
     return {name: task for _, tasks in specs for name, task in tasks.items()}
 
 
-def _respond(live: LiveModel, instances: Iterable[Instance]) -> None:
-    """Let the model answer the requests and hang the answers on them, as `lm_eval.evaluate` does.
-
-    Raises:
-        CandidateError: a log-likelihood is NaN.
-    """
+def _respond(live: LiveModel, instances: Iterable[Instance], watch: LogitsWatch) -> None:
+    """Let the model answer the requests and hang the answers on them, as `lm_eval.evaluate` does."""
     by_type: dict[str, list[Instance]] = {}
     for instance in instances:
         by_type.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
     for request_type, requests in by_type.items():
         responses = getattr(live, request_type)(requests, disable_tqdm=True)
         for instance, response in zip(requests, responses, strict=True):
-            number = response[0] if isinstance(response, tuple) else response
-            if isinstance(number, float) and math.isnan(number):
-                raise CandidateError(f"log-likelihoods are NaN on task {instance.task_name!r}")
+            watch.note_response(response)
             instance.resps.append(response)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,19 +13,25 @@ from evomerge.errors import CandidateError
 
 
 class LogitsWatch:
-    """Notes on the device, without waiting for it, whether logits were NaN."""
+    """Notes whether logits were NaN: on the device, without waiting for it, and in the numbers made of them."""
 
     def __init__(self) -> None:
         self._seen: torch.Tensor | None = None
+        self._in_response = False
 
     def note(self, _module: torch.nn.Module, _args: Any, output: Any) -> None:
         """The forward hook: looks at the last position of each row (logits: rows x positions x vocabulary)."""
         nan = output.logits[:, -1].isnan().any()
         self._seen = nan if self._seen is None else self._seen | nan
 
+    def note_response(self, response: object) -> None:
+        """Look at a response of lm-eval's: a text, a log-likelihood, or a pair that begins with one."""
+        number = response[0] if isinstance(response, tuple) else response
+        self._in_response |= isinstance(number, float) and math.isnan(number)
+
     def check(self, task: str) -> None:
         """Raise CandidateError if any logits since the start of the watch were NaN."""
-        if self._seen is not None and bool(self._seen):
+        if self._in_response or (self._seen is not None and bool(self._seen)):
             raise CandidateError(f"logits are NaN on task {task!r}: the candidate's weights cannot be used")
 
 

@@ -56,7 +56,7 @@ class LiveModel(HFLM):  # type: ignore[misc]
             InputError: an answer that is empty or alone exceeds the model, room for no prompt at all, or token ids
                 that the model's embedding does not have.
         """
-        rows = self.model.get_input_embeddings().num_embeddings
+        rows = self.model.get_input_embeddings().weight.shape[0]
         cut = 0
         for request in requests:
             ids, room = self._fit(task, request)
