@@ -196,6 +196,7 @@ def _load(config: EvaluateConfig) -> list[tuple[TaskSpec, dict[str, Task]]]:
     loaded: dict[str, Task] = {}
     specs = []
     for spec in config.tasks:
+        reseed(config.fewshot_seed)
         names = files.load(spec.task)
         for name, task in names.items():
             if name not in loaded:

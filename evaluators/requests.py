@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from evomerge.errors import CandidateError, InputError, unknown_name
 from evomerge.evaluators.config import EvaluateConfig
 from evomerge.evaluators.quiet import reseed
-from evomerge.evaluators.splits import Ranked, assigned, content_digest, ranked
+from evomerge.evaluators.splits import assigned, ranked
 from evomerge.evaluators.taskfiles import one_line
 from evomerge.evaluators.types import Document, DocumentScore, TaskMetric
 
@@ -100,14 +100,14 @@ def prepare(name: str, task: Task, config: EvaluateConfig, chat_template: ChatTe
         InputError: a split without a document, or prompts that cannot be built.
     """
     reseed(config.fewshot_seed)  # some tasks shuffle choices as they read their documents
-    ranks = ranked(task.eval_docs, config.limit)
-    documents = assigned(name, ranks, config.splits)
-    chosen = sorted(document.index for document in documents)
-    everything = bool(task.get_config("num_fewshot"))
-    reseed(config.fewshot_seed)
+    contents = list(task.eval_docs)
+    documents = assigned(name, ranked(contents, config.limit), config.splits)
+    chosen = {document.index for document in documents}
+    built = range(len(contents)) if task.get_config("num_fewshot") else sorted(chosen)
+    # Read once and under their own numbers: lm-eval's `samples` reads the data twice and counts from 0.
+    task.doc_iterator = lambda **_: ((index, contents[index]) for index in built)
     try:
         task.build_all_requests(
-            samples=None if everything else chosen,
             system_instruction=config.system_instruction,
             apply_chat_template=bool(config.apply_chat_template),
             fewshot_as_multiturn=config.fewshot_as_multiturn,
@@ -115,14 +115,13 @@ def prepare(name: str, task: Task, config: EvaluateConfig, chat_template: ChatTe
         )
     except Exception as error:
         raise InputError(f"prompts of task {name!r} must be buildable, but lm-eval says {one_line(error)}") from error
-    by_index: dict[int, list[Instance]] = {}
+    requests: dict[int, list[Instance]] = {index: [] for index in chosen}
     for instance in task.instances:
-        by_index.setdefault(instance.doc_id if everything else chosen[instance.doc_id], []).append(instance)
-    requests = {
-        document.key: sorted(by_index[document.index], key=lambda instance: instance.idx) for document in documents
-    }
-    _require_same_documents(name, ranks, by_index)
-    return PreparedTask(name, task, documents, requests)
+        if instance.doc_id in chosen:
+            requests[instance.doc_id].append(instance)
+    for of_document in requests.values():
+        of_document.sort(key=lambda instance: instance.idx)
+    return PreparedTask(name, task, documents, {document.key: requests[document.index] for document in documents})
 
 
 def set_fewshot(name: str, task: Task, num_fewshot: int | None, seed: int) -> None:
@@ -191,14 +190,6 @@ def _has_own_examples(task: Task) -> bool:
         getattr(settings, "split", None) or task.get_config("training_split") or task.get_config("validation_split")
     )
     return source is not None and source != scored
-
-
-def _require_same_documents(name: str, ranks: Iterable[Ranked], requests: dict[int, list[Instance]]) -> None:
-    for rank in ranks:
-        if rank.index in requests and content_digest(requests[rank.index][0].doc) != rank.digest:
-            raise InputError(
-                f"task {name!r} must give the same documents each time it is read, but document {rank.index} changed"
-            )
 
 
 def _number(results: dict[str, Any], metric: TaskMetric) -> float:

@@ -30,9 +30,25 @@ CHAT_TEMPLATE = (
 )
 
 FUNCTIONS = '''
+import random
+
+import datasets
+
+
 def choice(doc, results):
     """Log-likelihood of the right choice: not rounded to right or wrong."""
-    return {"loglik": results[doc["gold"]][0]}
+    print("a task that talks")
+    gold, doc["gold"] = doc["gold"], -1
+    return {"loglik": results[gold][0]}
+
+
+def shuffled(docs):
+    """Choices in an order drawn anew at each reading from the global generator, as some of lm-eval's tasks do."""
+    rows = []
+    for doc in docs:
+        choices = random.sample(doc["choices"], 4)
+        rows.append({**doc, "choices": choices, "gold": choices.index(doc["answer"])})
+    return datasets.Dataset.from_list(rows)
 
 
 def text(doc, results):
@@ -99,6 +115,8 @@ TASKS = {
     + "process_results: !function functions.tries\n"
     + mean_of("checksum")
     + "filter_list:\n  - {name: all, filter: [{function: take_first_k, k: 2}]}\n",
+    "shuffled": f"include: base/questions.yaml\n{CHOICE}process_docs: !function functions.shuffled\n",
+    "shuffled_too": f"include: base/questions.yaml\n{CHOICE}process_docs: !function functions.shuffled\n",
     "zero_shot_only": f"include: base/questions.yaml\n{CHOICE}num_fewshot: 0\n",
     "no_training": f"include: base/questions.yaml\ntraining_split: null\n{CHOICE}",
     "unsafe": f"include: base/questions.yaml\n{CHOICE}unsafe_code: true\n",

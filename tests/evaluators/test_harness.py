@@ -35,6 +35,25 @@ def test_tasks_carry_direction_weight_and_filter(config: Config, tokenizer: PreT
     ]
 
 
+def test_tasks_that_shuffle_as_they_read_are_the_same_in_every_run(
+    config: Config, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM
+) -> None:
+    evaluator = LmEval(config("shuffled"), tokenizer)
+    random.seed(99)
+    beside = LmEval(config("shuffled_too", "shuffled"), tokenizer)
+    for split in SPLITS:
+        documents = tuple(document for document in beside.documents(split) if document.task == "shuffled")
+        assert documents == evaluator.documents(split)
+        assert beside.score(model, documents) == evaluator.score(model, documents)
+
+
+def test_tasks_may_change_the_document_they_are_given(
+    config: Config, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM
+) -> None:
+    evaluator = LmEval(config("choice_loglik"), tokenizer)
+    assert score_split(evaluator, model, "select") == score_split(evaluator, model, "select")
+
+
 def test_a_tag_stands_for_its_tasks(config: Config, tokenizer: PreTrainedTokenizerFast) -> None:
     assert [task.task for task in LmEval(config("tagged"), tokenizer).tasks] == ["choice", "generate"]
 
@@ -227,10 +246,14 @@ def test_nothing_is_printed_and_global_generators_stay_where_they_were(
 ) -> None:
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     settings = {"splits": {"search": 1.0, "select": 0.0, "report": 0.0}}
-    evaluator = LmEval(config("choice", {"task": "generate", "num_fewshot": 1}, "sampled", **settings), tokenizer)
+    evaluator = LmEval(
+        config("choice_loglik", {"task": "generate", "num_fewshot": 1}, "sampled", **settings), tokenizer
+    )
     evaluator.score(model, evaluator.documents("search"))
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert set(err.splitlines()) == {"a task that talks"}
     assert tokenizer.pad_token is None
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from evomerge.errors import InputError
 from evomerge.evaluators import EvaluateConfig, LmEval, make_evaluator
-from tests.evaluators.conftest import CHOICE, QUESTIONS, random_model, write_documents
+from tests.evaluators.conftest import QUESTIONS, random_model, write_documents
 
 Config = Callable[..., EvaluateConfig]
 
@@ -146,16 +146,3 @@ def test_a_document_of_another_evaluator_is_refused(config: Config, tokenizer: P
     (other, *_) = LmEval(config("generate"), tokenizer).documents("search")
     with pytest.raises(ValueError, match="documents must come from this evaluator"):
         LmEval(config("choice"), tokenizer).score(random_model(0), [other])
-
-
-def test_documents_that_change_between_readings_are_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    (tmp_path / "data").mkdir()
-    write_documents(tmp_path / "data" / "train.jsonl", 5, seed=1)
-    write_documents(tmp_path / "data" / "test.jsonl", 50, seed=2)
-    (tmp_path / "drift.py").write_text(
-        "count = 0\n\n\ndef read(docs):\n    global count\n    count += 1\n"
-        "    return docs.map(lambda doc, c: {**doc, 'c': c}, fn_kwargs={'c': count})\n"
-    )
-    (tmp_path / "quiz.yaml").write_text(f"task: quiz\n{QUESTIONS}{CHOICE}process_docs: !function drift.read\n")
-    text = refusal(EvaluateConfig.model_validate({"include_path": tmp_path, "tasks": ["quiz"]}), tokenizer)
-    assert "must give the same documents each time it is read" in text
