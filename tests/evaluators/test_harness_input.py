@@ -60,11 +60,15 @@ def test_settings_that_do_not_fit_the_tasks(
 
 
 def test_an_unknown_task_is_told_the_nearest_of_the_users_own(
-    config: Config, folder: Path, tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    text = refusal(config("generat"), tokenizer)
-    assert text.startswith(f"task must be one of {folder} (")
-    assert text.endswith("or of lm-eval's own, but got 'generat'; did you mean 'generate'?")
+    for name in ("naming", "counting"):
+        (tmp_path / f"{name}.yaml").write_text(f"task: {name}\n{QUESTIONS}")
+    text = refusal(EvaluateConfig.model_validate({"include_path": tmp_path, "tasks": ["nmaing"]}), tokenizer)
+    assert text == (
+        f"task must be one of {tmp_path} (counting, naming) or of lm-eval's own, but got 'nmaing'; "
+        "did you mean 'naming'?"
+    )
 
 
 @pytest.mark.parametrize(
