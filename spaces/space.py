@@ -67,6 +67,9 @@ class Space:
             for spec in merge.parameters
             if spec.kind == "number"
         }
+        for method in self.methods:
+            if not self.dimensions(method):
+                raise InputError(f"space must leave a number to search, but every parameter of {method} is fixed")
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from evomerge import search
 
 if TYPE_CHECKING:
     from evomerge.engine.materialize import merge as merge
+    from evomerge.engine.recipe import Recipe as Recipe
     from evomerge.runs.evaluation import evaluate as evaluate
     from evomerge.runs.run import Run as Run
     from evomerge.runs.run import open_run as open_run
@@ -34,7 +35,17 @@ _HOME = {
     "open_run": "evomerge.runs.run",
 }
 
-__all__ = ["launch", "search", *_HOME]
+__all__ = [
+    "Recipe",
+    "Run",
+    "SearchConfig",
+    "evaluate",
+    "launch",
+    "load_config",
+    "merge",
+    "open_run",
+    "search",
+]
 
 
 def launch(config: SearchConfig | str | Path, out: str | Path | None = None) -> Run:

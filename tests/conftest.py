@@ -1,0 +1,7 @@
+"""One thread a process: two pytest workers share two cores, and sums come out the same whatever the machine has."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -1,0 +1,151 @@
+"""A search problem without models: documents with thresholds, and candidates that solve those below their quality."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evomerge.engine.method import METHODS
+from evomerge.engine.recipe import Recipe
+from evomerge.errors import CandidateError
+from evomerge.evaluators import Document, DocumentScore, Split, TaskMetric
+from evomerge.search.config import SearchConfig, parse_config
+from evomerge.search.interrupt import StopRequest
+from evomerge.search.ledger import Ledger
+from evomerge.search.listener import Listener
+from evomerge.search.problem import Problem
+from evomerge.search.scoring import Scorer
+from evomerge.search.storage import open_storage, quiet_optuna, sqlite_url
+from evomerge.search.study import create_study, open_study
+from evomerge.search.trials import TrialLoop
+from evomerge.spaces import Merge, Space
+
+LAYERS = 4
+
+
+class ToyMerger:
+    """The live model is the recipe itself. Counts how often it had to merge."""
+
+    num_layers = LAYERS
+
+    def __init__(self) -> None:
+        self.model: Any = None
+        self.merges = 0
+
+    def apply(self, recipe: Recipe) -> None:
+        self.model = recipe
+        self.merges += 1
+
+
+class ToyEvaluator:
+    """Two tasks; a document is solved where the candidate's quality in its task exceeds the document's threshold.
+
+    Attributes:
+        scored: every (recipe digest, document) that was asked for, in order.
+        before_chunk: is called before each chunk, with how many came before; may raise.
+        broken: recipes for which it says True cannot be scored.
+    """
+
+    tasks = (TaskMetric("left", "acc"), TaskMetric("right", "acc"))
+
+    def __init__(self, sizes: dict[Split, int] | None = None) -> None:
+        self._sizes: dict[Split, int] = sizes or {"search": 40, "select": 20, "report": 40}
+        self.scored: list[tuple[str, str]] = []
+        self.chunks_done = 0
+        self.before_chunk: Callable[[int], None] = lambda done: None
+        self.broken: Callable[[Recipe], bool] = lambda recipe: False
+
+    def documents(self, split: Split) -> tuple[Document, ...]:
+        return tuple(
+            Document(task.task, f"{split}{index}", index, split)
+            for task in self.tasks
+            for index in range(self._sizes[split])
+        )
+
+    def chunks(self, split: Split) -> tuple[tuple[Document, ...], ...]:
+        documents = self.documents(split)
+        return tuple(documents[start : start + 10] for start in range(0, len(documents), 10))
+
+    def score(self, model: Any, documents: Iterable[Document]) -> list[DocumentScore]:
+        self.before_chunk(self.chunks_done)
+        if self.broken(model):
+            raise CandidateError("logits are NaN")
+        self.chunks_done += 1
+        scores = []
+        for document in documents:
+            self.scored.append((model.digest, document.key + document.task))
+            solved = quality(model, document.task) > threshold(document)
+            scores.append(DocumentScore(document.task, document.key, "acc", float(solved)))
+        return scores
+
+    def fingerprint(self) -> str:
+        return "toy"
+
+
+def quality(recipe: Recipe, task: str) -> float:
+    """In [0, 1]; highest where the task's own expert has weight 0.8 in every group and the other 0.3."""
+    own, other = ("a", "b") if task == "left" else ("b", "a")
+    losses = []
+    for group in recipe.groups:
+        weight = group.parameters.get("weight", 1.0)
+        weights = weight if isinstance(weight, dict) else {"a": weight, "b": weight}
+        losses.append((weights[own] - 0.8) ** 2 + 0.5 * (weights[other] - 0.3) ** 2)
+    return float(np.clip(1 - np.mean(losses), 0.0, 1.0))
+
+
+def threshold(document: Document) -> float:
+    digest = hashlib.sha256(f"{document.task} {document.key}".encode()).digest()
+    return int.from_bytes(digest[:4]) / 2**32
+
+
+def toy_config(**sections: Any) -> SearchConfig:
+    raw: dict[str, Any] = {
+        "name": "toy",
+        "models": {"base": "base", "experts": ["a", "b"]},
+        "merge": {"method": "task_arithmetic"},
+        "space": {"layers": "blocks", "blocks": 2},
+        "evaluate": {"tasks": ["left", "right"]},
+        "search": {"trials": 20, "sampler": "random"},
+    }
+    for name, section in sections.items():
+        raw[name] = {**raw[name], **section}
+    return parse_config(raw, "toy")
+
+
+def toy_space(config: SearchConfig) -> Space:
+    merges = []
+    for method in config.merge.method:
+        template = Recipe(base=config.models.base, experts=config.models.experts, method=method)
+        merges.append(Merge(template, METHODS.get(method).parameters))
+    return Space(config.space, LAYERS, merges)
+
+
+class ToyRun:
+    """A toy problem with a study in a folder; made again on the same folder it is what a new process would have."""
+
+    def __init__(self, folder: Path, config: SearchConfig | None = None, **options: Any) -> None:
+        quiet_optuna()
+        self.config = config or toy_config()
+        self.evaluator = ToyEvaluator(**options)
+        self.merger = ToyMerger()
+        self.problem = Problem(self.config, self.merger, self.evaluator, toy_space(self.config))  # type: ignore[arg-type]
+        self.storage = open_storage(sqlite_url(folder / "study.db"))
+        try:
+            self.study = open_study(self.storage, "toy")
+        except Exception:
+            self.study = create_study(self.storage, self.config)
+        self.listener = Listener()
+        self.stop = StopRequest()
+        self.ledger = Ledger(self.storage.engine, "toy")
+        self.scorer = Scorer(self.problem, self.ledger, self.listener, self.stop)
+
+    def run(self, trials: int, timeout: float | None = None) -> None:
+        TrialLoop(self.problem, self.study, self.scorer, self.listener, self.stop).run(trials, timeout)
+
+    def history(self) -> list[tuple[int, dict[str, Any], float | None, str]]:
+        """(number, parameters, value, state) of every trial."""
+        return [(t.number, t.params, t.value, t.state.name) for t in self.study.get_trials()]
