@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from evomerge.engine.compatibility import check_compatible
-from evomerge.engine.materialize import Merger
 
 from evomerge.engine.checkpoint import open_checkpoint
+from evomerge.engine.compatibility import check_compatible
+from evomerge.engine.materialize import Merger
 from evomerge.engine.method import METHODS, validate
 from evomerge.engine.recipe import Group, Recipe
 from evomerge.errors import InputError
