@@ -1,0 +1,45 @@
+"""The ledger: rows are kept once, by recipe, and never mixed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evomerge.evaluators import DocumentScore
+from evomerge.search.ledger import Ledger
+from evomerge.search.storage import open_storage, sqlite_url
+
+SCORES = [DocumentScore("t", f"d{index}", "acc", float(index % 2)) for index in range(5)]
+
+
+def ledger(folder: Path, study: str = "s") -> Ledger:
+    return Ledger(open_storage(sqlite_url(folder / "study.db")).engine, study)
+
+
+def test_rows_come_back_in_another_process_s_ledger(tmp_path: Path) -> None:
+    ledger(tmp_path).record("r", 3, "search", SCORES)
+    assert sorted(ledger(tmp_path).scores("r"), key=lambda score: score.document) == SCORES
+    assert ledger(tmp_path).scores("r", "select") == []
+    assert ledger(tmp_path).scores("other") == []
+
+
+def test_a_row_is_never_doubled_or_changed(tmp_path: Path) -> None:
+    first = ledger(tmp_path)
+    first.record("r", 3, "search", SCORES)
+    first.record("r", 9, "search", [DocumentScore("t", "d0", "acc", 1.0), DocumentScore("t", "d9", "acc", 1.0)])
+    found = {score.document: score.value for score in first.scores("r")}
+    assert found["d0"] == 0.0
+    assert len(found) == 6
+    assert first.count("search") == 6
+    assert first.widest("search") == 6
+
+
+def test_studies_in_one_database_do_not_see_each_other(tmp_path: Path) -> None:
+    ledger(tmp_path, "one").record("r", None, "report", SCORES)
+    assert ledger(tmp_path, "two").scores("r") == []
+    assert ledger(tmp_path, "two").count("report") == 0
+
+
+def test_the_database_has_a_write_ahead_log(tmp_path: Path) -> None:
+    with open_storage(sqlite_url(tmp_path / "study.db")).engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 1
