@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from rich.console import Console
@@ -10,11 +11,7 @@ from rich.table import Table
 
 from evomerge.search.listener import Listener, TrialOutcome
 
-STAGES = {
-    "search": "searching",
-    "select": "finalists on fresh documents",
-    "report": "winner and baselines on untouched documents",
-}
+STAGES = {"search": "search", "select": "finalists", "report": "comparison"}
 
 
 class ProgressBar(Listener):
@@ -55,8 +52,8 @@ class ProgressBar(Listener):
     def documents(self, scored: int) -> None:
         """Count documents."""
         self._scored += scored
-        best = f"best {self._best[0]:.4f} (trial {self._best[1]}), " if self._best else ""
-        self._progress.update(self._current, told=f"{best}{self._scored} documents scored")
+        best = f"best {self._best[0]:.4f}, " if self._best else ""
+        self._progress.update(self._current, told=f"{best}{self._scored} documents")
 
     def trial(self, outcome: TrialOutcome) -> None:
         """Remember the best; say why a trial failed."""
@@ -69,22 +66,29 @@ class ProgressBar(Listener):
 def comparison_table(result: dict[str, Any]) -> Table:
     """The answer of a search as a table: the winner and what it is compared with, on the documents of `split`."""
     tasks = list(result["winner"]["tasks"])
-    table = Table(title=f"on the documents of {result['split']!r}, untouched by the search", title_justify="left")
+    table = Table(
+        title=f"On the documents of {result['split']!r}, untouched by the search; gains with paired 95 % intervals",
+        title_justify="left",
+    )
     table.add_column("model")
-    for task in tasks:
-        table.add_column(task, justify="right")
+    for name in _short(tasks):
+        table.add_column(name, justify="right")
     table.add_column("objective", justify="right")
-    table.add_column("95 %", justify="right")
-    table.add_column("winner's gain, 95 %", justify="right")
+    table.add_column("winner's gain", justify="right", no_wrap=True)
     winner = result["winner"]
     scores = [f"{winner['tasks'][task][result['split']]:.3f}" for task in tasks]
-    label = f"winner (trial {winner['number']})"
-    table.add_row(label, *scores, f"{winner['objective']:.3f}", _interval(winner["interval"]), "", style="bold")
+    table.add_row("winner", *scores, f"{winner['objective']:.3f}", f"trial {winner['number']}", style="bold")
     for name, row in sorted(result["baselines"].items(), key=lambda item: -float(item[1]["objective"])):
-        gain = f"{row['difference']:+.3f} {_interval(row['difference_interval'], sign='+')}"
+        low, high = row["difference_interval"]
         scores = [f"{row['tasks'][task]:.3f}" for task in tasks]
-        table.add_row(name, *scores, f"{row['objective']:.3f}", _interval(row["interval"]), gain)
+        table.add_row(name, *scores, f"{row['objective']:.3f}", f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
     return table
+
+
+def _short(names: list[str]) -> list[str]:
+    """Names without the beginning that all of them share, up to an underscore."""
+    shared = os.path.commonprefix(names).rpartition("_")
+    return [name.removeprefix(shared[0] + shared[1]) for name in names] if len(names) > 1 else names
 
 
 def status_table(told: dict[str, Any]) -> Table:
@@ -116,7 +120,3 @@ def evaluation_table(told: dict[str, Any]) -> Table:
         stderr = "" if row["stderr"] is None else f"{row['stderr']:.4f}"
         table.add_row(task, row["metric"], f"{row['value']:.4f}", stderr, str(row["n"]))
     return table
-
-
-def _interval(ends: list[float], sign: str = "") -> str:
-    return f"[{ends[0]:{sign}.3f}, {ends[1]:{sign}.3f}]"
