@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from evomerge.errors import EvomergeError, InputError, InterruptedRunError
 
@@ -185,9 +185,9 @@ def main(arguments: list[str] | None = None) -> None:
     ordered = ["--debug"] * debug + [argument for argument in arguments if argument != "--debug"]
     try:
         code = app(ordered, standalone_mode=False)
-    except (InputError, click.UsageError) as error:
+    except (InputError, TyperException) as error:
         code = _fail(error, 2, debug)
-    except (InterruptedRunError, KeyboardInterrupt, click.Abort) as error:
+    except (InterruptedRunError, KeyboardInterrupt, Abort) as error:
         code = _fail(error, 130, debug)
     except BrokenPipeError:
         code = 1
@@ -199,8 +199,12 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(error: BaseException, code: int, debug: bool) -> int:
     if debug:
         raise error
-    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    name = "" if isinstance(error, EvomergeError | click.ClickException) else f"{type(error).__name__}: "
+    text = str(getattr(error, "format_message", error.__str__)())
+    name = (
+        ""
+        if isinstance(error, EvomergeError | TyperException | KeyboardInterrupt | Abort)
+        else f"{type(error).__name__}: "
+    )
     print(f"evomerge: {name}{' '.join(text.split()) or 'interrupted'}", file=sys.stderr)
     return code
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from rich.console import Console
@@ -67,7 +66,7 @@ def comparison_table(result: dict[str, Any]) -> Table:
     """The answer of a search as a table: the winner and what it is compared with, on the documents of `split`."""
     tasks = list(result["winner"]["tasks"])
     table = Table(
-        title=f"On the documents of {result['split']!r}, untouched by the search; gains with paired 95 % intervals",
+        title=f"{result['split']!r}: documents untouched by the search; gains with 95 % intervals",
         title_justify="left",
     )
     table.add_column("model")
@@ -86,9 +85,10 @@ def comparison_table(result: dict[str, Any]) -> Table:
 
 
 def _short(names: list[str]) -> list[str]:
-    """Names without the beginning that all of them share, up to an underscore."""
-    shared = os.path.commonprefix(names).rpartition("_")
-    return [name.removeprefix(shared[0] + shared[1]) for name in names] if len(names) > 1 else names
+    """Names without the words, up to an underscore, that all of them begin with."""
+    heads = {name.partition("_")[0] for name in names}
+    shared = f"{heads.pop()}_" if len(heads) == 1 else ""
+    return [name.removeprefix(shared) for name in names] if len(names) > 1 else names
 
 
 def status_table(told: dict[str, Any]) -> Table:

@@ -89,7 +89,7 @@ MODELS = {
     "fewer layers": (lose_layer, "num_hidden_layers"),
     "another hidden size": (lambda expert: rewrite_config(expert, hidden_size=320), "hidden_size"),
     "another architecture": (lambda expert: rewrite_config(expert, model_type="mistral"), "mistral"),
-    "another vocabulary": (rename_token, "esrever"),
+    "another vocabulary": (rename_token, "token 'reverse' has id none"),
 }
 
 SECTIONS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
