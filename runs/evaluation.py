@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
+from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.materialize import merge
 from evomerge.engine.model import load_model
-
-from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError, unknown_name
 from evomerge.evaluators import (

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.compatibility import check_compatible
 from evomerge.engine.export import check_new_folder, save_checkpoint, weights_digest
 from evomerge.engine.materialize import Merger
-
-from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.method import check_recipe
 from evomerge.engine.recipe import Recipe
 from evomerge.runs.exporting import Export, exported_files

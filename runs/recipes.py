@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from evomerge.engine.checkpoint import open_checkpoint
 from pydantic import ValidationError
 
+from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.errors import InputError, unknown_name
 from evomerge.search.config import first_error
