@@ -80,7 +80,7 @@ class Group(Frozen):
     Attributes:
         layers: `[start, stop)` of decoder layers; "outside" for what lies in no layer (embeddings, final norm,
             head); "all" for both.
-        modules: "all", "attention", "mlp", "other" (anything), or a regular expression searched in the
+        modules: "all", "attention", "mlp", "other" (neither of them), or a regular expression searched in the
             parameter's path inside its layer (outside of layers: in its whole name).
         parameters: for each of the method's parameters a number, or a number for each expert by name. Parameters
             that are not named take the method's defaults.

@@ -171,7 +171,7 @@ class Space:
             for modules in self._modules:
                 yield Group(
                     layers=layers,
-                    modules=modules,
+                    modules="all" if modules == "other" else modules,  # the first fit counts, so this is the rest
                     parameters=self._numbers(merge, point, modules, self._basis.matrix[start]),
                 )
         if self._has_outside:

@@ -115,6 +115,12 @@ def test_a_uniform_space_over_everything_has_one_number_for_each_expert() -> Non
     assert names == ["weight[math]", "weight[lang]"]
 
 
+def test_other_means_whatever_the_modules_before_it_leave() -> None:
+    space = make(layers="uniform", modules=["attention", "other"])
+    groups = space.recipe(space.constant("ties", {})[0]).groups
+    assert [group.modules for group in groups] == ["attention", "all"]
+
+
 def test_a_number_fixes_a_parameter_and_reaches_the_recipe() -> None:
     space = make(layers="uniform", density=0.4)
     assert [dimension.parameter for dimension in space.dimensions("ties")] == ["weight", "weight"]
