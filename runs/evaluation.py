@@ -24,7 +24,6 @@ from evomerge.evaluators import (
 from evomerge.evaluators.objective import objective
 from evomerge.runs.recipes import is_recipe, read_recipe
 from evomerge.search.config import SearchConfig
-from evomerge.search.problem import resolve_device
 
 SplitChoice = Literal["search", "select", "report", "all"]
 _CHOICES: dict[str, SplitChoice] = {"search": "search", "select": "select", "report": "report", "all": "all"}
@@ -56,7 +55,7 @@ def evaluate_source(source: str, config: SearchConfig, split: str) -> dict[str, 
     """
     if split not in _CHOICES:
         raise unknown_name("the split", split, _CHOICES)
-    device = resolve_device(config.runtime.device)
+    device = config.runtime.device
     if is_recipe(source):
         recipe = read_recipe(Path(source))
         model = merge(recipe, device=device)

@@ -12,7 +12,6 @@ from evomerge.engine.materialize import Merger
 from evomerge.engine.method import check_recipe
 from evomerge.engine.recipe import Recipe
 from evomerge.runs.exporting import Export, exported_files
-from evomerge.search.problem import resolve_device
 
 if TYPE_CHECKING:
     from evomerge.runs.run import Run
@@ -56,7 +55,7 @@ def write_recipe(recipe: Recipe, to: Path, device: str = "auto", **context: Any)
     check_new_folder(to)
     check_recipe(recipe)
     check_compatible(recipe.base, recipe.experts)
-    merger = Merger(recipe.base, recipe.experts, dtype=recipe.dtype, device=resolve_device(device))
+    merger = Merger(recipe.base, recipe.experts, dtype=recipe.dtype, device=device)
     merger.apply(recipe)
     export = Export(
         name=to.resolve().name,

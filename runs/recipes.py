@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.errors import InputError, unknown_name
-from evomerge.search.config import first_error
+from evomerge.search.config import first_error, read_mapping
 
 _MERGEKIT_KEYS = {"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source"}
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -28,14 +27,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         InputError: one line that names the file and the key, the rule, the value found, and the nearest known name.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except OSError as error:
-        raise InputError(f"the recipe must be a readable file, but {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the recipe must be YAML or JSON, but {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"the recipe must be a mapping of keys, but {path} holds {type(raw).__name__}")
+    raw = read_mapping(path, "recipe")
     try:
         recipe = Recipe.model_validate(_from_mergekit(raw, path) if "merge_method" in raw else raw)
     except ValidationError as error:

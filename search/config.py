@@ -136,7 +136,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> SearchC
         InputError: one line that names the file and the key, the rule, the value found, and the nearest known name.
     """
     path = Path(path)
-    raw = _read_mapping(path)
+    raw = read_mapping(path, "configuration")
     for override in overrides or []:
         _override(raw, override)
     config = parse_config(raw, str(path))
@@ -185,15 +185,16 @@ def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     return list(fields.model_fields)
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """The keys in a YAML (or JSON) file. Raises InputError, in words about `what`, when it is not a mapping."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"the configuration must be a readable file, but {path}: {error.strerror}") from None
+        raise InputError(f"the {what} must be a readable file, but {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the configuration must be YAML, but {path}: {' '.join(str(error).split())}") from None
+        raise InputError(f"the {what} must be YAML, but {path}: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise InputError(f"the configuration must be a mapping of keys, but {path} holds {type(raw).__name__}")
+        raise InputError(f"the {what} must be a mapping of keys, but {path} holds {type(raw).__name__}")
     return raw
 
 

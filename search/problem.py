@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.compatibility import check_compatible
 from evomerge.engine.materialize import Merger
 from evomerge.engine.method import METHODS, validate
+from evomerge.engine.model import choose_device
 from evomerge.engine.recipe import Group, Recipe
-from evomerge.errors import InputError
 from evomerge.evaluators import Evaluator, make_evaluator
 from evomerge.search.config import SearchConfig
 from evomerge.search.sampling import SAMPLERS, SamplerContext, choose_sampler, distributions
@@ -45,7 +43,7 @@ def build_problem(config: SearchConfig) -> Problem:
     """
     merges = [_merge(config, method) for method in config.merge.method]
     check_warm_starts(config.search.warm_start)
-    device = resolve_device(config.runtime.device)
+    device = str(choose_device(config.runtime.device))
     check_compatible(config.models.base, config.models.experts)
     merger = Merger(config.models.base, config.models.experts, dtype=config.merge.dtype, device=device)
     space = Space(config.space, merger.num_layers, merges)
@@ -54,22 +52,6 @@ def build_problem(config: SearchConfig) -> Problem:
         merger.check(space.recipe(space.constant(method, {})[0]))
     evaluator = make_evaluator(config.evaluate, merger.tokenizer)
     return Problem(config, merger, evaluator, space)
-
-
-def resolve_device(device: str) -> str:
-    """The device that `auto` stands for, or `device` itself.
-
-    Raises:
-        InputError: when it asks for a CUDA device that is not there.
-    """
-    count = torch.cuda.device_count()
-    if device == "auto":
-        return "cuda" if count else "cpu"
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        if index >= count:
-            raise InputError(f"the device must exist, but got {device!r} and there are {count} CUDA devices")
-    return device
 
 
 def reference_recipes(config: SearchConfig) -> dict[str, Recipe]:
