@@ -9,7 +9,11 @@ Notation: b the base's parameter, x_i expert i's, d_i = x_i - b its task vector,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 EVERY = 2**32
 """A cut that every 32-bit word lies below: keep all."""
@@ -25,33 +29,58 @@ class Combination(NamedTuple):
     gives that source bit for bit.
 
     Attributes:
-        base: c_0.
-        experts: c_i, n numbers.
+        base: c_0; a number, or a float64 array [rows] with one for each row of the parameter's last axis.
+        experts: c_i, n of them, each a number or an array likewise.
     """
 
-    base: float
-    experts: tuple[float, ...]
+    base: float | Array
+    experts: tuple[float | Array, ...]
+
+
+class Cut(NamedTuple):
+    """Where the k largest magnitudes of a vector end.
+
+    Attributes:
+        value: magnitudes above it are among the k largest.
+        ties: of the elements exactly at it, those in rows whose random word is below `ties`, in [0, 2^32], are too.
+    """
+
+    value: float
+    ties: int = 0
+
+    @property
+    def below(self) -> float:
+        """The largest float32 below the value: what rows compare with whose tied elements are among the k largest."""
+        return float(np.nextafter(np.float32(self.value), np.float32(-np.inf)))
+
+
+NOTHING = Cut(float("inf"))
+"""The cut of k = 0."""
 
 
 class Keep(NamedTuple):
     """Which elements of one expert's task vector survive, and by how much they are scaled.
 
     Attributes:
-        threshold: magnitudes above it survive, those below it do not; None: magnitude plays no part.
-        ties: an element exactly at the threshold survives iff its random word is below `ties`, in [0, 2^32].
+        floor: only the largest magnitudes survive, as far as this cut goes; None: all.
+        ceiling: of those the largest ones do not survive, as far as this cut goes; None: all do.
         cut: an element survives iff its random word is below `cut`, in [0, 2^32]; 2^32 keeps all.
+        density: an element survives iff its critical density (DELLA) is below it; None: it plays no part.
+        epsilon: what the critical densities are computed with.
         scale: the factor of what survives.
     """
 
-    threshold: float | None = None
-    ties: int = 0
+    floor: Cut | None = None
+    ceiling: Cut | None = None
     cut: int = EVERY
+    density: float | None = None
+    epsilon: float = 0.0
     scale: float = 1.0
 
     @property
     def everything(self) -> bool:
         """Whether no element is dropped."""
-        return self.threshold is None and self.cut == EVERY
+        return self.floor is None and self.ceiling is None and self.cut == EVERY and self.density is None
 
 
 class TaskVectors(NamedTuple):
@@ -74,12 +103,9 @@ class TaskVectors(NamedTuple):
     normalize: bool
     scale: float
 
-    def only(self, active: Sequence[int]) -> TaskVectors:
-        """The same for these experts alone, by their positions."""
-        return self._replace(weights=tuple(self.weights[i] for i in active), keep=tuple(self.keep[i] for i in active))
 
-
-Plan = Combination | TaskVectors
+Plan = Any
+"""A `Combination`, a `TaskVectors`, or whatever else a kernel is registered for (`evomerge.engine.kernels.kernel_of`)."""
 
 
 class ParameterStatistics(Protocol):
@@ -89,11 +115,18 @@ class ParameterStatistics(Protocol):
     def numel(self) -> int:
         """The number of elements."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The parameter's shape. Its rows are those of its last axis; a vector is one row."""
+
     def gram(self) -> tuple[tuple[float, ...], ...]:
         """Inner products of base (row 0) and experts, (n + 1) x (n + 1), accumulated in float64."""
 
-    def trim(self, expert: int, density: float) -> Keep:
-        """The rule that keeps the top int(density * numel) of abs(d_i)."""
+    def row_grams(self) -> Array:
+        """The same for each row of the parameter: float64 [rows, n + 1, n + 1]."""
+
+    def largest(self, expert: int, k: int) -> Cut | None:
+        """Where the k largest of abs(d_i) end, 0 <= k; None: they are all of them."""
 
     def l1(self, expert: int, cut: int = EVERY) -> float:
         """sum abs(d_i) over the elements whose random word is below `cut`, accumulated in float64."""

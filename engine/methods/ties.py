@@ -19,7 +19,10 @@ def ties(
 ) -> Plan:
     """Keep the top int(density * numel) of abs(d_i) (section 3.1), elect signs, average what agrees.
 
-    Magnitudes that tie at the threshold are kept in the proportion that the density asks for, chosen by a hash.
+    Magnitudes that tie at the threshold are kept in the proportion that the density asks for, chosen by their rows.
     """
-    keep = [statistics.trim(expert, share) if weight[expert] != 0.0 else Keep() for expert, share in enumerate(density)]
+    keep = [
+        Keep(floor=statistics.largest(expert, int(share * statistics.numel))) if weight[expert] != 0.0 else Keep()
+        for expert, share in enumerate(density)
+    ]
     return task_vectors(weight, keep, elect=True, normalize=normalize, scale=lambda_)

@@ -1,0 +1,131 @@
+"""Kernels compiled by torch.compile into one fused pass; eager, in chunks that fit the cache, where that does not pay.
+
+Compiled and eager give the same bits, so which one runs is a matter of time alone. Compiling takes seconds: it is
+done once a kernel's work in this process is worth it, and what the compiler makes is kept on disk for later ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.engine.checkpoint import first_line
+from evomerge.engine.kernels import Form
+
+logger = logging.getLogger(__name__)
+
+WORTH_COMPILING = 2**28
+"""Elements that a kernel has to have written in this process."""
+
+CPU_CHUNK = 2**15
+"""PyTorch runs loops of up to this size in the calling thread, and some such float32 chunks fit the cache of a core."""
+
+CUDA_CHUNK = 2**25
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "cuda": {"emulate_precision_casts": True, "eager_numerics.division_rounding": True},
+}
+"""What makes the compiler keep to eager arithmetic: no fused multiply-add, divisions rounded to nearest."""
+
+Kernel = Callable[[torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]], None]
+
+
+class Launcher:
+    """Runs kernels.
+
+    Args:
+        worth: elements after which a kernel is compiled; 0 compiles at first use, None never.
+
+    Attributes:
+        compiled: how many kernels were compiled.
+    """
+
+    def __init__(self, worth: int | None = WORTH_COMPILING) -> None:
+        self._worth = worth
+        self._written: dict[object, int] = {}
+        self._kernels: dict[object, Kernel] = {}
+        self.compiled = 0
+
+    def run(
+        self, form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]
+    ) -> None:
+        """Write the result of a form's kernel, rounded to the dtype of `out`.
+
+        Args:
+            form: the kernel.
+            out: [rows, width].
+            chunks: of each of the form's sources, [rows, width].
+            numbers: as the form's `numbers` gives them.
+        """
+        key = (form.signature, out.dtype, out.device.type, out.shape[1], *(chunk.dtype for chunk in chunks))
+        written = self._written[key] = self._written.get(key, 0) + out.numel()
+        # Parameters' own rows have many lengths and little work each: they are not compiled.
+        if self._worth is None or written < self._worth or form.by_row or out.shape[0] < 2:
+            run_eagerly(form, out, chunks, numbers)
+        elif key in self._kernels:
+            self._kernels[key](out, chunks, numbers)
+        else:
+            self._compile(key, form, out, chunks, numbers)
+
+    def _compile(
+        self,
+        key: object,
+        form: Form,
+        out: torch.Tensor,
+        chunks: Sequence[torch.Tensor],
+        numbers: Sequence[torch.Tensor],
+    ) -> None:
+        """Compile a kernel and run it. Without a working compiler everything stays eager, with one warning."""
+        keep_compiled_kernels()
+
+        def kernel(out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> None:
+            out.copy_(form.body(chunks, numbers))
+
+        fused = torch.compile(kernel, fullgraph=True, dynamic=False, options=OPTIONS[out.device.type])
+        for tensor in (out, *chunks, *numbers):
+            torch._dynamo.mark_dynamic(tensor, 0)
+        try:
+            with torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
+                fused(out, chunks, numbers)
+        except Exception as error:
+            logger.warning("kernels are not compiled, and slower: %s", first_line(error))
+            self._worth = None
+            run_eagerly(form, out, chunks, numbers)
+            return
+        self._kernels[key] = fused
+        self.compiled += 1
+
+
+def run_eagerly(
+    form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]
+) -> None:
+    """The same without a compiler: on CPU one thread for each of torch's, each with chunks that fit its cache."""
+    rows, width = out.shape
+    step = max((CPU_CHUNK if out.device.type == "cpu" else CUDA_CHUNK) // max(width, 1), 1)
+
+    def one(start: int) -> None:
+        span = slice(start, start + step)
+        out[span].copy_(form.body([chunk[span] for chunk in chunks], [number[span] for number in numbers]))
+
+    starts = range(0, rows, step)
+    if out.device.type != "cpu" or torch.get_num_threads() == 1 or len(starts) == 1:
+        for start in starts:
+            one(start)
+        return
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(one, starts))
+
+
+@cache
+def keep_compiled_kernels() -> None:
+    """Have the compiler keep what it makes in the user's cache, unless TORCHINDUCTOR_CACHE_DIR names a place."""
+    home = Path(os.environ.get("EVOMERGE_CACHE") or Path.home() / ".cache" / "evomerge")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "kernels"))

@@ -1,0 +1,93 @@
+"""Sources that are computed from others: the critical densities of DELLA (Deep et al. 2024, arXiv:2406.11617).
+
+DELLA keeps an element with probability p = density - epsilon + 2 epsilon (rank - 1) / (columns - 1), where rank
+orders abs(d) inside each row of the parameter, ascending (section 3.1). With u the element's random number in
+[0, 1), u < p holds iff u + epsilon - 2 epsilon (rank - 1) / (columns - 1) < density. The left side, the element's
+critical density, does not depend on the density: it is computed once, kept as float16, and a candidate costs one
+comparison. Elements of equal magnitude are ranked by their position.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from evomerge.engine.arena import Arena, Segment
+from evomerge.engine.kernels import Critical, Source
+from evomerge.engine.random_bits import Keys, random_key
+from evomerge.engine.statistics import words
+from evomerge.engine.store import BASE, Store
+
+SORTED = 2**24
+"""Elements that are ranked at a time."""
+
+
+class Derived:
+    """Gives the rows of every source of a store, derived ones included.
+
+    Args:
+        store: base and experts.
+        keep: whether the derived sources that were used last, one for each expert, are kept in memory; otherwise
+            each piece is computed when it is asked for.
+    """
+
+    def __init__(self, store: Store, *, keep: bool = True) -> None:
+        self._store = store
+        self._keep = keep
+        self._kept: dict[tuple[int, int], tuple[Critical, torch.Tensor]] = {}
+
+    def fetch(self, arena: Arena, source: Source, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop): [stop - start, width] on the arena's device. Do not write into it."""
+        if isinstance(source, int):
+            return self._store.rows(arena, source, start, stop)
+        if not self._keep:
+            return self._compute(arena, source, start, stop)
+        place = (id(arena), source.expert)
+        if place not in self._kept or self._kept[place][0] != source:
+            self._kept.pop(place, None)
+            self._kept[place] = source, self._compute(arena, source, 0, arena.rows)
+        return self._kept[place][1][start:stop]
+
+    def _compute(self, arena: Arena, source: Critical, start: int, stop: int) -> torch.Tensor:
+        width = arena.kind.width
+        out = torch.zeros(stop - start, width, dtype=torch.float16, device=arena.kind.device)
+        for segment in arena.segments:
+            first, last = max(segment.first, start), min(segment.first + segment.rows, stop)
+            if first < last:
+                begin = (first - segment.first) * width
+                end = min((last - segment.first) * width, segment.numel)
+                place = (first - start) * width
+                self._rank(segment, source, begin, out.view(-1)[place : place + end - begin])
+        return out
+
+    def _rank(self, segment: Segment, source: Critical, begin: int, out: torch.Tensor) -> None:
+        """Write the critical densities of elements [begin, begin + out.numel()) of a parameter."""
+        columns = segment.columns
+        expert = self._store.experts[source.expert - 1]
+        keys = Keys(random_key(source.seed, "", segment.name), (random_key(source.seed, expert, segment.name),))
+        end = begin + out.numel()
+        step = max(SORTED // columns, 1) * columns
+        for start in range(begin // columns * columns, end, step):
+            stop = min(start + step, -(-end // columns) * columns)
+            base, own = (self._store.flat(segment.name, s, start, stop) for s in (BASE, source.expert))
+            values = critical_densities(own.float() - base.float(), columns, words(keys, start, own), source.epsilon)
+            low, high = max(start, begin), min(stop, end)
+            out[low - begin : high - begin] = values[low - start : high - start]
+
+
+def critical_densities(delta: torch.Tensor, columns: int, word: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The density from which on each element survives.
+
+    Args:
+        delta: float32 [rows * columns]; the task vector.
+        columns: elements a row.
+        word: int64 [rows * columns] in [0, 2^32).
+        epsilon: half the width of the range of probabilities.
+
+    Returns:
+        float16 [rows * columns].
+    """
+    order = delta.abs().view(-1, columns).argsort(dim=1, stable=True)
+    place = torch.arange(columns, dtype=torch.int32, device=delta.device).expand_as(order)
+    rank = torch.empty_like(place, memory_format=torch.contiguous_format).scatter_(1, order, place)
+    share = rank.double().view(-1) / max(columns - 1, 1)
+    return (word.double() / 2**32 + epsilon - 2.0 * epsilon * share).half()

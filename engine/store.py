@@ -1,0 +1,191 @@
+"""Where sources are while candidates are made: on the device, in the host's memory, or read from disk each time.
+
+Sources on the device or the host lie in one flat buffer for each arena. Sources on disk are read piece by piece
+into staging buffers, once for each pass.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+
+from evomerge.engine.arena import Arena, Segment
+from evomerge.errors import InputError
+
+Tier = Literal["device", "host", "disk"]
+BASE = 0
+STAGE = 2**23
+"""Elements of a source that are staged at a time."""
+
+READ = 2**22
+"""Elements that one thread reads at a time."""
+
+
+class Reading(Protocol):
+    """One parameter of one source, in the candidate's shape."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As stored; float32 where it is computed."""
+
+    def fill(self, out: torch.Tensor, start: int) -> None:
+        """Write the flattened parameter's elements from `start` on into `out`: 1-D, on CPU, of this dtype."""
+
+
+class Extent(NamedTuple):
+    """What was found in one parameter of one source: its largest magnitude, and how many values are not finite."""
+
+    largest: float
+    not_finite: int
+
+
+class Store:
+    """The base and the experts of a merge.
+
+    Args:
+        arenas: the layout.
+        readings: for the base and each expert, by parameter.
+        names: of the base and the experts.
+        tiers: where the base and each expert are kept.
+        allow_nonfinite: whether weights may be NaN or infinite.
+
+    Attributes:
+        segments: the arena and segment of each parameter.
+        experts: the experts' names.
+        largest: the largest magnitude of any source that was looked at, that is of those not left on disk.
+
+    Raises:
+        InputError: a file cannot be read; or weights are not finite, which `allow_nonfinite` does not allow.
+    """
+
+    def __init__(
+        self,
+        arenas: Sequence[Arena],
+        readings: Sequence[Mapping[str, Reading]],
+        names: Sequence[str],
+        tiers: Sequence[Tier],
+        *,
+        allow_nonfinite: bool = False,
+    ) -> None:
+        self.arenas = tuple(arenas)
+        self.segments: dict[str, tuple[Arena, Segment]] = {s.name: (a, s) for a in arenas for s in a.segments}
+        self.experts = tuple(names[1:])
+        self._readings, self._names, self._tiers = readings, tuple(names), tuple(tiers)
+        self._allow_nonfinite = allow_nonfinite
+        self._buffers: dict[tuple[int, int], torch.Tensor] = {}
+        self._lock = threading.Lock()
+        self.largest = 0.0
+        for source, tier in enumerate(tiers):
+            if tier != "disk":
+                self._load(source, tier)
+
+    def rows(self, arena: Arena, source: int, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a source: [stop - start, width] on the arena's device, in its stored dtype.
+
+        Do not write into it. Sources on disk are staged in new memory.
+        """
+        held = self._buffers.get((id(arena), source))
+        if held is not None:
+            return held[start:stop].to(arena.kind.device, non_blocking=True)
+        staged = torch.zeros(stop - start, arena.kind.width, dtype=arena.kind.dtypes[source])
+        for segment in arena.segments:
+            first, last = max(segment.first, start), min(segment.first + segment.rows, stop)
+            if first < last:
+                begin = (first - segment.first) * arena.kind.width
+                end = min((last - segment.first) * arena.kind.width, segment.numel)
+                place = (first - start) * arena.kind.width
+                self._read(source, segment, staged.view(-1)[place : place + end - begin], begin)
+        return staged.to(arena.kind.device, non_blocking=True)
+
+    def flat(self, parameter: str, source: int, start: int, stop: int) -> torch.Tensor:
+        """Elements [start, stop) of one parameter: 1-D, on its device, in the source's stored dtype. Read only."""
+        arena, segment = self.segments[parameter]
+        held = self._buffers.get((id(arena), source))
+        if held is not None:
+            return segment.flat(held)[start:stop].to(arena.kind.device, non_blocking=True)
+        staged = torch.empty(stop - start, dtype=arena.kind.dtypes[source])
+        self._read(source, segment, staged, start)
+        return staged.to(arena.kind.device, non_blocking=True)
+
+    def chunks(
+        self, parameter: str, sources: Sequence[int], step: int, multiple: int = 1
+    ) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        """(position of the first element, a piece of each source), over all of a parameter.
+
+        Args:
+            parameter: its name.
+            sources: which.
+            step: elements a piece, about.
+            multiple: pieces start and end at multiples of this, or at the parameter's end.
+        """
+        _, segment = self.segments[parameter]
+        step = max(step // multiple, 1) * multiple
+        stage = max(STAGE // step, 1) * step
+        for begin in range(0, segment.numel, stage):
+            end = min(begin + stage, segment.numel)
+            staged = [self.flat(parameter, source, begin, end) for source in sources]
+            for start in range(0, end - begin, step):
+                yield begin + start, [piece[start : start + step] for piece in staged]
+
+    def _load(self, source: int, tier: Tier) -> None:
+        """Read a source into flat buffers, several threads at once."""
+        tasks = []
+        for arena in self.arenas:
+            pinned = tier == "host" and arena.kind.device.type == "cuda"
+            buffer = torch.empty(arena.rows, arena.kind.width, dtype=arena.kind.dtypes[source], pin_memory=pinned)
+            for segment in arena.segments:
+                flat = buffer.view(-1)
+                end = (segment.first + segment.rows) * arena.kind.width
+                flat[segment.first * arena.kind.width + segment.numel : end] = 0.0
+                tasks += [(segment, segment.flat(buffer)[k : k + READ], k) for k in range(0, segment.numel, READ)]
+            self._buffers[id(arena), source] = buffer
+        with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
+            extents = list(pool.map(lambda task: self._fill(source, *task), tasks))
+        self._judge(source, [(task[0].name, extent) for task, extent in zip(tasks, extents, strict=True)])
+        for arena in self.arenas:
+            if tier == "device" and arena.kind.device.type != "cpu":
+                self._buffers[id(arena), source] = self._buffers[id(arena), source].to(arena.kind.device)
+
+    def _fill(self, source: int, segment: Segment, out: torch.Tensor, start: int) -> Extent:
+        self._readings[source][segment.name].fill(out, start)
+        return extent_of(out)
+
+    def _read(self, source: int, segment: Segment, out: torch.Tensor, start: int) -> None:
+        """Read a part of a parameter; the first time, what is found is judged."""
+        if out.numel() == 0:
+            return
+        found = self._fill(source, segment, out, start)
+        self._judge(source, [(segment.name, found)])
+
+    def _judge(self, source: int, extents: Sequence[tuple[str, Extent]]) -> None:
+        counts: dict[str, int] = {}
+        for name, extent in extents:
+            if extent.not_finite:
+                counts[name] = counts.get(name, 0) + extent.not_finite
+        with self._lock:
+            self.largest = max([self.largest, *(extent.largest for _, extent in extents)])
+        if counts and not self._allow_nonfinite:
+            worst = max(counts, key=lambda name: counts[name])
+            more = f" and in {len(counts) - 1} more parameters" if len(counts) > 1 else ""
+            who = "the base" if source == BASE else "expert"
+            raise InputError(
+                f"weights must be finite, but {who} {self._names[source]!r} holds {counts[worst]} NaN or infinite "
+                f"values in {worst}{more}; allow_nonfinite: true takes them as they are"
+            )
+
+
+def extent_of(piece: torch.Tensor) -> Extent:
+    """The largest magnitude among the finite values of a 1-D piece, and the number of the others."""
+    if piece.numel() == 0:
+        return Extent(0.0, 0)
+    low, high = torch.aminmax(piece)
+    largest = float(torch.maximum(low.abs(), high.abs()))
+    if largest < float("inf"):
+        return Extent(largest, 0)
+    finite = piece.isfinite()
+    kept = piece[finite].abs()
+    return Extent(float(kept.max()) if kept.numel() else 0.0, int(piece.numel() - finite.sum()))
