@@ -14,12 +14,13 @@ from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
+    from evomerge.engine.readings import Reading
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 UNDER_LORA = ".base_layer."  # peft stores an embedding that has a low-rank term whole, too
+COMMIT = re.compile(r"[0-9a-f]{40}")  # as the hub's cache calls its folders
 FACTOR = re.compile(r"(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<side>[AB])(\.weight)?")
 
 UNSUPPORTED = (
@@ -59,36 +60,48 @@ class LowRank(NamedTuple):
 class AdaptedCheckpoint(Checkpoint):
     """A checkpoint with a LoRA adapter: W + scale * B A in float32, and the modules that the adapter holds whole.
 
+    An adapter may be applied to another model than the one it was trained on, if it fits; a note says so when the
+    last parts of their names differ.
+
     Args:
         ref: the model with its adapter.
         folder: the model's.
         adapter: the adapter's.
+        notes: as `Checkpoint`.
 
     Raises:
         InputError: as `Checkpoint`; or the adapter is of a kind not supported, or does not fit the model.
     """
 
-    def __init__(self, ref: ModelRef, folder: Path, adapter: Path) -> None:
-        super().__init__(ref, folder)
+    def __init__(self, ref: ModelRef, folder: Path, adapter: Path, notes: tuple[str, ...] = ()) -> None:
+        super().__init__(ref, folder, notes)
         self.adapter = adapter
         self._settings = _read_settings(adapter)
+        self.notes += _foreign(ref, self._settings.get("base_model_name_or_path"))
         self._path = _weights_path(adapter)
         self._factors = read_header(self._path)
         self._low_rank: dict[str, LowRank] = {}
         self._whole: dict[str, str] = {}
         for key in self._factors:
             self._add(key)
+        self._own = dict(self.headers)
         self.headers |= {name: self._factors[key] for name, key in self._whole.items()}
-        self.headers |= {name: TensorHeader(self.headers[name].shape, "F32") for name in self._low_rank}
+        self.headers |= {name: self.headers[name]._replace(dtype="F32") for name in self._low_rank}
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """One tensor on CPU: computed in float32 where the adapter has a low-rank term, else mapped. Read only."""
-        weight = self._factor(self._whole[name]) if name in self._whole else super().tensor(name)
+    def reading(self, name: str) -> Reading:
+        """As `Checkpoint.reading`; float32 where the adapter has a low-rank term, computed as it is read."""
+        if name in self._whole:
+            weight = self._factor(self._whole[name])
+        elif name in self._low_rank:
+            weight = self._stored(self._shards[name], self._own[name])
+        else:
+            return super().reading(name)
         term = self._low_rank.get(name)
         if term is None:
             return weight
-        delta = self._factor(term.b).float() @ self._factor(term.a).float()
-        return weight.float() + (delta.T if term.transpose else delta) * term.scale
+        from evomerge.engine.low_rank import LowRankReading
+
+        return LowRankReading(weight, self._factor(term.a), self._factor(term.b), term.scale, term.transpose)
 
     def computes(self, name: str) -> bool:
         """Whether the adapter has a low-rank term for this tensor."""
@@ -103,9 +116,8 @@ class AdaptedCheckpoint(Checkpoint):
         """The model's weight files, and the adapter's weights and settings."""
         return (*super().weight_files, self._path, self.adapter / CONFIG)
 
-    def _factor(self, key: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._shard(self._path).get_tensor(key)
-        return tensor
+    def _factor(self, key: str) -> Reading:
+        return self._stored(self._path, self._factors[key])
 
     def _add(self, key: str) -> None:
         match = FACTOR.fullmatch(key.removeprefix(PREFIX))
@@ -129,7 +141,7 @@ class AdaptedCheckpoint(Checkpoint):
         self._whole[name] = key
 
     def _add_low_rank(self, key: str, module: str, *, embedding: bool) -> None:
-        a, b = self._factors[key].shape, self._factors.get(_other_side(key), TensorHeader((), "")).shape
+        a, b = self._factors[key].shape, self._factors.get(_other_side(key), TensorHeader((), "", 0)).shape
         if len(a) != 2 or len(b) != 2 or a[0] != b[1]:
             raise InputError(f"{self._path} must hold A [r, in] and B [out, r] of {module}, but has {a} and {b}")
         name = self._target(f"{module}.weight")
@@ -164,6 +176,14 @@ class AdaptedCheckpoint(Checkpoint):
             f"{self._path} must fit the model, but {key} {list(self._factors[key].shape)} does not fit "
             f"{name} {list(self.headers[name].shape)}"
         )
+
+
+def _foreign(ref: ModelRef, trained_on: Any) -> tuple[str, ...]:
+    """A note when the adapter's configuration names another model than the one it is applied to."""
+    names = [Path(source).name for source in (trained_on, ref.model) if isinstance(source, str)]
+    if len(names) < 2 or not all(names) or names[0].casefold() == names[1].casefold() or COMMIT.fullmatch(names[1]):
+        return ()
+    return (f"{ref.name}: the adapter was trained on {trained_on!r} and is applied to {ref.model!r}, which it fits",)
 
 
 def _read_settings(adapter: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints: folders of safetensors, local or from the hub, read lazily. Pickles are never opened."""
+"""Checkpoints: folders of safetensors, local or from the hub, read when they are used. Pickles are never opened."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from evomerge.engine.readings import Reading, WeightFile
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GGUF = ".gguf"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
@@ -37,28 +40,31 @@ READ_SIZE = 2**22
 
 
 class Checkpoint:
-    """The weights, configuration and tokenizer of one model; weights are mapped, and read when they are used.
+    """The weights, configuration and tokenizer of one model; weights are read when they are used.
 
     Args:
         ref: where it comes from.
         folder: the local folder that holds it.
+        notes: what the user should know of how it came there.
 
     Attributes:
         headers: shape and dtype of each tensor by name, from the files' headers alone.
+        notes: one line each, for the user.
 
     Raises:
         InputError: the folder has no safetensors, or an index or a file is wrong.
     """
 
-    def __init__(self, ref: ModelRef, folder: Path) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, notes: tuple[str, ...] = ()) -> None:
         self.ref = ref
         self.folder = folder
+        self.notes = notes
         self._files = _weight_files(folder)
         self.headers: dict[str, TensorHeader] = {}
         self._shards: dict[str, Path] = {}
         for path, listed in self._files.items():
             self._add_shard(path, listed)
-        self._open: dict[Path, Any] = {}
+        self._open: dict[Path, WeightFile] = {}
 
     @property
     def name(self) -> str:
@@ -70,7 +76,13 @@ class Checkpoint:
         return tuple(sorted(self.headers))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor on CPU, mapped from its file. Do not write into it.
+        """One tensor on CPU, in memory of its own. Raises InputError as `reading`, or when it cannot be read."""
+        from evomerge.engine.readings import whole
+
+        return whole(self.reading(name))
+
+    def reading(self, name: str) -> Reading:
+        """One tensor, to be read piece by piece.
 
         Raises:
             InputError: the checkpoint has no such tensor, or it is not of a floating dtype.
@@ -83,11 +95,16 @@ class Checkpoint:
                 f"{self.folder}: {name} must be one of {', '.join(sorted(MERGEABLE))} to be merged, "
                 f"but is {header.dtype}"
             )
-        tensor: torch.Tensor = self._shard(self._shards[name]).get_tensor(name)
-        return tensor
+        return self._stored(self._shards[name], header)
+
+    def data(self, name: str) -> bytes:
+        """The bytes of one tensor of any dtype, as its file holds them."""
+        data = bytearray(self.headers[name].nbytes)
+        self._opened(self._shards[name]).read_into(memoryview(data), self.headers[name].offset)
+        return bytes(data)
 
     def computes(self, name: str) -> bool:
-        """Whether `tensor(name)` is computed anew at each call, rather than mapped."""
+        """Whether `tensor(name)` is computed, rather than read as it is stored."""
         return False
 
     def alters(self, name: str) -> bool:
@@ -142,6 +159,12 @@ class Checkpoint:
             raise InputError(f"{self.folder} must hold a tokenizer that loads, but: {first_line(error)}") from None
         return tokenizer
 
+    @cached_property
+    def token_ids(self) -> dict[str, int]:
+        """The id of each token of the tokenizer. Raises as `tokenizer`."""
+        ids: dict[str, int] = self.tokenizer().get_vocab()
+        return ids
+
     def digest(self) -> str:
         """SHA-256 over the weight files: each one's name, size and bytes, in the order of their names."""
         return _files_digest(self.weight_files)
@@ -162,36 +185,61 @@ class Checkpoint:
             self.headers[name] = header
             self._shards[name] = path
 
-    def _shard(self, path: Path) -> Any:
-        if path not in self._open:
-            from safetensors import SafetensorError, safe_open
+    def _stored(self, path: Path, header: TensorHeader) -> Reading:
+        from evomerge.engine.readings import StoredReading
 
-            try:
-                self._open[path] = safe_open(path, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise InputError(f"{path} must be a safetensors file, but: {first_line(error)}") from None
-        return self._open[path]
+        return StoredReading(self._opened(path), header)
+
+    def _opened(self, path: Path) -> WeightFile:
+        from evomerge.engine.readings import WeightFile
+
+        return self._open.setdefault(path, WeightFile(path))
 
 
 def open_checkpoint(ref: ModelRef) -> Checkpoint:
     """The checkpoint that `ref` names, with its adapter if it has one. A hub id is downloaded, or taken from the cache.
 
+    A GGUF file, or a folder that holds one and no safetensors, is converted once (`evomerge.engine.gguf`).
+
     Raises:
-        InputError: there is no such folder or repository, or what it holds is wrong.
+        InputError: there is no such folder, file or repository, or what it holds is wrong.
     """
     folder = locate(ref.model, ref.revision, code=ref.trust_remote_code)
+    notes: tuple[str, ...] = ()
+    quantized = gguf_file(folder)
+    if quantized is not None:
+        from evomerge.engine.gguf import converted
+
+        folder, notes = converted(quantized)
     if ref.adapter is None:
-        return Checkpoint(ref, folder)
+        return Checkpoint(ref, folder, notes)
     from evomerge.engine.adapter import AdaptedCheckpoint
 
-    return AdaptedCheckpoint(ref, folder, locate(ref.adapter, None))
+    return AdaptedCheckpoint(ref, folder, locate(ref.adapter, None), notes)
+
+
+def gguf_file(place: Path) -> Path | None:
+    """The GGUF file that `place` is, or that it holds as its only weights; else None.
+
+    Raises:
+        InputError: the folder holds several, and no safetensors.
+    """
+    if place.is_file():
+        return place
+    if any(place.glob("*.safetensors")) or (place / INDEX).exists():
+        return None
+    found = sorted(place.glob(f"*{GGUF}"))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:3])
+        raise InputError(f"{place} must hold one {GGUF} file, but holds {len(found)} ({names}); name the file itself")
+    return found[0] if found else None
 
 
 def locate(source: str, revision: str | None, *, code: bool = False) -> Path:
-    """The local folder of a path or hub id. Weights other than safetensors are not downloaded.
+    """The local folder of a path or hub id, or a GGUF file. Weights other than safetensors are not downloaded.
 
     Args:
-        source: a folder, or a hub id.
+        source: a folder, a GGUF file, or a hub id.
         revision: branch, tag or commit on the hub.
         code: whether Python files are wanted too.
 
@@ -199,10 +247,10 @@ def locate(source: str, revision: str | None, *, code: bool = False) -> Path:
         InputError: there is neither such a folder nor such a repository.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == GGUF):
         return path
     if path.exists():
-        raise InputError(f"a model must be a folder or a hub id, but {source!r} is a file")
+        raise InputError(f"a model must be a folder, a {GGUF} file or a hub id, but {source!r} is a file")
     if source.startswith((".", "/", "~")) or not HUB_ID.fullmatch(source):
         raise InputError(f"a model must be a folder or a hub id, but there is no folder {source!r}{_nearest(path)}")
     from huggingface_hub import snapshot_download
@@ -268,7 +316,7 @@ def _indexed_files(folder: Path) -> dict[Path, frozenset[str] | None]:
 
 def _nearest(path: Path) -> str:
     try:
-        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir() or entry.suffix == GGUF]
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.5)

@@ -23,10 +23,22 @@ MERGEABLE = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class TensorHeader(NamedTuple):
-    """What a header says of one tensor: its shape and its dtype, by the format's name ("BF16")."""
+    """What a header says of one tensor.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: by the format's name ("BF16").
+        offset: where its data begin, in bytes from the start of the file.
+    """
 
     shape: tuple[int, ...]
     dtype: str
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its data take."""
+        return -(-math.prod(self.shape) * BITS[self.dtype] // 8)
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
@@ -59,7 +71,10 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     entries.pop("__metadata__", None)
     spans = [_span(path, name, entry) for name, entry in entries.items()]
     _check_cover(path, sorted(spans), size - 8 - length)
-    return {name: TensorHeader(tuple(entry["shape"]), entry["dtype"]) for name, entry in entries.items()}
+    return {
+        name: TensorHeader(tuple(entry["shape"]), entry["dtype"], 8 + length + entry["data_offsets"][0])
+        for name, entry in entries.items()
+    }
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
@@ -73,7 +88,7 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
         raise InputError(f"{path}: the header of {name} must give dtype, shape and data_offsets, but is {entry!r:.200}")
     if dtype not in BITS:
         raise InputError(f"{path}: the dtype of {name} must be one that safetensors has, but is {dtype!r}")
-    need = -(-math.prod(shape) * BITS[dtype] // 8)
+    need = TensorHeader(tuple(shape), dtype, 0).nbytes
     if end - begin != need:
         raise InputError(
             f"{path}: {name} must take {need} bytes for {dtype} {list(shape)}, but its offsets span {end - begin}"

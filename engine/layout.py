@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from evomerge.engine.headers import MERGEABLE
 from evomerge.engine.layers import Place, find_layers, place
+from evomerge.engine.readings import equal
 from evomerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,28 +101,52 @@ def resolve(checkpoint: Checkpoint, layout: Layout) -> dict[str, str]:
             or two names of one tied parameter hold different weights.
     """
     found: dict[str, str] = {}
-    known: set[str] = set()
     for slot in layout.slots:
-        held = [alias for alias in slot.aliases if alias in checkpoint.headers]
+        held = held_names(checkpoint, slot)
         if not held:
-            raise InputError(f"model {checkpoint.name!r} ({checkpoint.folder}) must hold {slot.name}, but lacks it")
-        for key in held:
-            _check_header(checkpoint, key, slot)
-        for twin in held[1:]:
-            if not torch.equal(checkpoint.tensor(held[0]), checkpoint.tensor(twin)):
-                raise InputError(
-                    f"model {checkpoint.name!r} ({checkpoint.folder}) must tie {held[0]} and {twin} as the base does, "
-                    f"but holds different weights for them"
-                )
+            raise lacks(checkpoint, slot)
         found[slot.name] = held[0]
-        known.update(held)
+    check_others(checkpoint, layout)
+    return found
+
+
+def held_names(checkpoint: Checkpoint, slot: Slot, shape: tuple[int, ...] | None = None) -> tuple[str, ...]:
+    """The names under which the checkpoint holds the slot, the preferred one first.
+
+    Args:
+        checkpoint: where to look.
+        slot: the parameter.
+        shape: what it must have; by default the slot's.
+
+    Raises:
+        InputError: one of them has another shape or no floating dtype, or they hold different weights.
+    """
+    held = tuple(alias for alias in slot.aliases if alias in checkpoint.headers)
+    for key in held:
+        _check_header(checkpoint, key, tuple(slot.live.shape) if shape is None else shape)
+    for twin in held[1:]:
+        if not equal(checkpoint.reading(held[0]), checkpoint.reading(twin)):
+            raise InputError(
+                f"model {checkpoint.name!r} ({checkpoint.folder}) must tie {held[0]} and {twin} as the base does, "
+                f"but holds different weights for them"
+            )
+    return held
+
+
+def check_others(checkpoint: Checkpoint, layout: Layout) -> None:
+    """Raise InputError when the files hold a tensor that is neither a parameter nor a buffer of the model."""
+    known = {alias for slot in layout.slots for alias in slot.aliases}
     extra = sorted(name for name in checkpoint.headers if name not in known and not layout.ignored.search(name))
     if extra:
         raise InputError(
             f"model {checkpoint.name!r} ({checkpoint.folder}) must hold no other parameters than the base's "
             f"architecture, but holds {extra[0]}{f' and {len(extra) - 1} more' if len(extra) > 1 else ''}"
         )
-    return found
+
+
+def lacks(checkpoint: Checkpoint, slot: Slot) -> InputError:
+    """The error of a checkpoint without that parameter."""
+    return InputError(f"model {checkpoint.name!r} ({checkpoint.folder}) must hold {slot.name}, but lacks it")
 
 
 class _KeepViews(TorchFunctionMode):
@@ -170,15 +195,15 @@ def _ignored(model: PreTrainedModel) -> re.Pattern[str]:
     return re.compile("|".join([BUFFERS.pattern, *buffers, *unexpected]))
 
 
-def _check_header(checkpoint: Checkpoint, key: str, slot: Slot) -> None:
-    shape, dtype = checkpoint.headers[key]
-    if shape != tuple(slot.live.shape):
+def _check_header(checkpoint: Checkpoint, key: str, shape: tuple[int, ...]) -> None:
+    header = checkpoint.headers[key]
+    if header.shape != shape:
         raise InputError(
-            f"model {checkpoint.name!r} ({checkpoint.folder}) must hold {key} in the base's shape "
-            f"{list(slot.live.shape)}, but has {list(shape)}"
+            f"model {checkpoint.name!r} ({checkpoint.folder}) must hold {key} in the base's shape {list(shape)}, "
+            f"but has {list(header.shape)}"
         )
-    if dtype not in MERGEABLE:
+    if header.dtype not in MERGEABLE:
         raise InputError(
             f"model {checkpoint.name!r} ({checkpoint.folder}) must hold {key} in {', '.join(sorted(MERGEABLE))} "
-            f"to be merged, but has {dtype}"
+            f"to be merged, but has {header.dtype}"
         )

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from evomerge.engine import Merger, check_compatible, load_model
+from evomerge.engine.alignment import align
 from evomerge.engine.checkpoint import open_checkpoint
+from evomerge.engine.readings import whole
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError
 from tests.engine.tiny import llama, recipe, save
@@ -196,3 +198,47 @@ def test_broken_adapter_settings(lora, text):
 
 def test_missing_adapter(zoo, tmp_path):
     assert "there is no folder" in refusal(ModelRef(model=zoo[0].model, adapter=str(tmp_path / "none")))
+
+
+def test_readings_are_the_tensors(lora):
+    checkpoint = open_checkpoint(lora)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    reading = checkpoint.reading(name)
+    assert reading.computed
+    assert checkpoint.computes(name)
+    assert reading.dtype == torch.float32
+    want = checkpoint.tensor(name).view(-1)
+    for start, stop in [(0, 5), (5, 256), (31, 33)]:
+        out = torch.empty(stop - start)
+        checkpoint.reading(name).fill(out, start)
+        assert torch.equal(out, want[start:stop])
+    assert not checkpoint.reading("model.norm.weight").computed
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "noted"),
+    [
+        ("org/Base", False),
+        ("/somewhere/base/", False),
+        (None, False),
+        ("", False),
+        ("org/other-7b", True),
+    ],
+)
+def test_an_adapter_of_another_model_is_noted(lora, zoo, trained_on, noted):
+    change(lora, base_model_name_or_path=trained_on)
+    note = f"lora: the adapter was trained on {trained_on!r} and is applied to {zoo[0].model!r}, which it fits"
+    assert check_compatible(zoo[0], [lora]) == ((note,) if noted else ())
+
+
+def test_several_adapters_on_one_base(tmp_path, zoo):
+    refs = []
+    for seed in range(3):
+        train(Path(zoo[0].model), tmp_path / f"lora{seed}", seed, r=2 + seed, target_modules=["q_proj"])
+        refs.append(ModelRef(model=zoo[0].model, adapter=str(tmp_path / f"lora{seed}")))
+    found = align(open_checkpoint(zoo[0]), [open_checkpoint(ref) for ref in refs])
+    assert found.notes == ()
+    name = "model.layers.2.self_attn.q_proj.weight"
+    tensors = [whole(readings[name]) for readings in found.readings]
+    assert all(torch.equal(got, open_checkpoint(ref).tensor(name)) for got, ref in zip(tensors[1:], refs, strict=True))
+    assert all(not torch.equal(tensors[i], tensors[j]) for i in range(4) for j in range(i))

@@ -36,8 +36,8 @@ def edit(folder: Path, change) -> Path:
 
 
 def test_a_family_is_compatible(zoo, zoo_bfloat16):
-    check_compatible(zoo[0], zoo[1:])
-    check_compatible(zoo_bfloat16[0], zoo_bfloat16[1:])
+    assert check_compatible(zoo[0], zoo[1:]) == ()
+    assert check_compatible(zoo_bfloat16[0], zoo_bfloat16[1:]) == ()
 
 
 def test_other_architecture(zoo, tmp_path):
@@ -52,11 +52,16 @@ def test_other_architecture(zoo, tmp_path):
 def test_other_size(zoo, tmp_path, key, value, base):
     message = refusal(zoo[0], save(tmp_path / "odd", llama(**{key: value}), 1))
     assert f"must have the base's {key} {base}, but has {value}" in message
+    assert ("`tokenizer: union`" in message) is (key == "vocab_size")
 
 
 def test_missing_parameter(zoo, copy_of):
-    folder = edit(copy_of(zoo[1]), lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-    assert "must hold model.layers.1.mlp.up_proj.weight, but lacks it" in refusal(zoo[0], folder)
+    name = "model.layers.1.mlp.up_proj.weight"
+    folder = edit(copy_of(zoo[1]), lambda tensors: tensors.pop(name))
+    broken = ModelRef(model=str(folder))
+    assert check_compatible(zoo[0], [broken]) == (f"broken: lacks {name}, which count as the base's",)
+    with pytest.raises(InputError, match=f"must hold {name}, but lacks it"):
+        check_compatible(broken, zoo[1:])
 
 
 def test_other_shape(zoo, copy_of):
@@ -99,21 +104,26 @@ def test_head_stored_beside_a_tied_embedding(zoo, copy_of):
     edit(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}))
     check_compatible(zoo[0], [ModelRef(model=str(folder))])
     edit(folder, lambda tensors: tensors["lm_head.weight"].add_(1))
-    message = refusal(zoo[0], folder)
-    assert "must tie" in message
-    assert "lm_head.weight" in message
+    (note,) = check_compatible(zoo[0], [ModelRef(model=str(folder))])
+    assert "the candidate has a head apart from its embedding, since broken has one" in note
+
+
+def test_two_names_of_one_parameter_with_different_weights(zoo, copy_of):
+    folder = edit(copy_of(zoo[1]), lambda tensors: tensors.update({"norm.weight": tensors["model.norm.weight"] + 1}))
+    assert "must tie model.norm.weight and norm.weight as the base does" in refusal(zoo[0], folder)
 
 
 def test_expert_that_ties_what_the_base_does_not(tmp_path):
     base = ModelRef(model=str(save(tmp_path / "base", llama(tie_word_embeddings=False), 0)))
-    assert "must hold lm_head.weight, but lacks it" in refusal(base, save(tmp_path / "odd", llama(), 1))
+    (note,) = check_compatible(base, [ModelRef(model=str(save(tmp_path / "odd", llama(), 1)))])
+    assert note.endswith("since base has one; odd: the embedding counts as the head")
 
 
 def test_other_vocabulary(zoo, copy_of):
     folder = copy_of(zoo[1])
     tokenizer(extra=["<new>"]).save_pretrained(folder)
     message = refusal(zoo[0], folder)
-    assert "must have the base's vocabulary, but token 'w0' has id 4, not 3" in message
+    assert "must have the base's vocabulary, but token 'w0' has id 4, not 3; `tokenizer: union` merges" in message
 
 
 def test_added_token(zoo, copy_of):
