@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from evomerge.errors import InputError, unknown_name
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -91,6 +94,24 @@ class Group(Frozen):
     parameters: dict[str, float | dict[str, float]] = Field(default_factory=dict)
 
 
+MERGED = "merged"
+"""The source of a stacked layer that is the candidate's own."""
+
+
+class StackLayer(Frozen):
+    """One layer of a stacked candidate.
+
+    Attributes:
+        layer: its index among the layers of its source.
+        source: "merged" for the candidate's merged layer; the name of the base or of an expert for that model's.
+        scale: multiplies the hidden states that enter it; in [0.1, 10].
+    """
+
+    layer: int = Field(ge=0)
+    source: str = MERGED
+    scale: float = Field(default=1.0, ge=0.1, le=10.0)
+
+
 class Recipe(Frozen):
     """One merge, completely described.
 
@@ -102,8 +123,13 @@ class Recipe(Frozen):
         options: the method's switches and choices, such as `normalize`. A number here holds for the groups that do
             not name it.
         dtype: of the result; the arithmetic is float32 and is rounded once, at the end.
-        tokenizer: whose vocabulary the result has ("base").
+        tokenizer: whose vocabulary the result has: "base", "union" (the base's tokens, then those that only experts
+            have), or an expert's name.
         seed: of the random masks; has no effect on methods without any.
+        allow_nonfinite: whether sources may hold NaN or infinite weights, and then the result too. Absent from JSON
+            and digest when False.
+        stack: the decoder's layers, first to last, where they are not each merged layer once and in order. Absent
+            from JSON and digest when None.
     """
 
     base: ModelRef
@@ -114,6 +140,8 @@ class Recipe(Frozen):
     dtype: Dtype = "bfloat16"
     tokenizer: str = "base"
     seed: int = Field(default=0, ge=0, lt=2**63)
+    allow_nonfinite: bool = Field(default=False, exclude_if=lambda allowed: not allowed)
+    stack: tuple[StackLayer, ...] | None = Field(default=None, min_length=1, exclude_if=lambda stack: stack is None)
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Recipe:
@@ -130,11 +158,30 @@ class Recipe(Frozen):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _stack_names_sources(self) -> Recipe:
+        if self.stack is not None:
+            check_sources(self, [layer.source for layer in self.stack])
+        return self
+
     @property
     def digest(self) -> str:
         """32 hexadecimal digits of SHA-256 over the recipe's canonical JSON."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def check_sources(recipe: Recipe, sources: Iterable[str]) -> None:
+    """Raise InputError unless each is "merged" or the name of one model of the recipe."""
+    models = [recipe.base, *recipe.experts]
+    for source in dict.fromkeys(sources):
+        named = {model.model_dump_json() for model in models if model.name == source}
+        if source == MERGED and named:
+            raise InputError(f"no model of a recipe with a stack may be called {MERGED!r}; give it another `name`")
+        if len(named) > 1:
+            raise InputError(f"the source of stacked layers must name one model, but {source!r} names two")
+        if source != MERGED and not named:
+            raise unknown_name("the source of stacked layers", source, [MERGED, *(model.name for model in models)])
 
 
 class ParameterSpec(Frozen):

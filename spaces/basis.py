@@ -5,12 +5,36 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from evomerge.errors import InputError
 from evomerge.registry import Registry
 
+if TYPE_CHECKING:
+    from evomerge.spaces.stack import Stacking
+
 LayerSpace = Callable[..., "Basis"]
 LAYER_SPACES: Registry[LayerSpace] = Registry("layer space (space.layers)", "evomerge.spaces", "evomerge.spaces")
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One number that the search chooses, in `[low, high]`.
+
+    Attributes:
+        name: unique, such as `weight[math] attention layers 0-5`.
+        parameter, expert: which of the method's parameters it is a coefficient of, and whose ("": all experts').
+        modules: the group of modules; "" where embeddings, final norm and head have numbers of their own.
+        column: the basis function over depth; of the numbers that stack layers the slot.
+    """
+
+    name: str
+    low: float
+    high: float
+    parameter: str
+    expert: str
+    modules: str
+    column: int
 
 
 @dataclass(frozen=True)
@@ -21,11 +45,13 @@ class Basis:
         names: K short names, unique.
         matrix: num_layers rows of K entries; every row's values lie in the bounds if every coefficient does.
         constant: the coefficients [K] with which every layer has the value 1.
+        stacking: how further numbers choose and order the layers; None: each layer once, in order.
     """
 
     names: tuple[str, ...]
     matrix: tuple[tuple[float, ...], ...]
     constant: tuple[float, ...]
+    stacking: Stacking | None = None
 
     def runs(self) -> list[tuple[int, int]]:
         """`[start, stop)` of the longest runs of layers with equal rows: these share every value."""
@@ -36,7 +62,8 @@ class Basis:
 def layer_space(name: str) -> Callable[[LayerSpace], LayerSpace]:
     """Register a function `(num_layers, *, option=default, ...) -> Basis` as a value of `space.layers`.
 
-    Its keyword-only integers become keys of the configuration's `space` section.
+    Its keyword-only parameters become keys of the configuration's `space` section. Where the default is a whole
+    number, the value is one; the function itself checks the others.
     """
 
     def register(function: LayerSpace) -> LayerSpace:
@@ -46,7 +73,7 @@ def layer_space(name: str) -> Callable[[LayerSpace], LayerSpace]:
     return register
 
 
-def options_of(function: LayerSpace) -> dict[str, int]:
+def options_of(function: LayerSpace) -> dict[str, object]:
     """The options that a layer space declares, with their defaults."""
     parameters = inspect.signature(function).parameters.values()
     return {option.name: option.default for option in parameters if option.kind is option.KEYWORD_ONLY}
@@ -59,8 +86,16 @@ def make_basis(name: str, num_layers: int, settings: Mapping[str, object]) -> Ba
         InputError: for an unknown name, or an option that is not a whole number or is out of range.
     """
     function = LAYER_SPACES.get(name)
-    options = {key: settings[key] for key in options_of(function) if key in settings}
-    for key, value in options.items():
-        if not isinstance(value, int | float) or value != int(value):
-            raise InputError(f"space.{key} must be a whole number, but got {value!r}")
-    return function(num_layers, **{key: int(value) for key, value in options.items()})  # type: ignore[call-overload]
+    options = {
+        key: whole_number(key, settings[key]) if isinstance(default, int) else settings[key]
+        for key, default in options_of(function).items()
+        if key in settings
+    }
+    return function(num_layers, **options)
+
+
+def whole_number(option: str, value: object) -> int:
+    """The value as an integer. Raises InputError in the name of `option` when it is none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not float(value).is_integer():
+        raise InputError(f"space.{option} must be a whole number, but got {value!r}")
+    return int(value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evomerge.engine.recipe import Group, Layers, ParameterSpec, Recipe
 from evomerge.errors import InputError, unknown_name
-from evomerge.spaces.basis import LAYER_SPACES, make_basis, options_of
+from evomerge.spaces.basis import LAYER_SPACES, Dimension, make_basis, options_of
 from evomerge.spaces.config import SpaceConfig
 
 METHOD = "method"
@@ -21,26 +21,6 @@ class Merge:
 
     template: Recipe
     parameters: tuple[ParameterSpec, ...]
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """One number that the search chooses, in `[low, high]`.
-
-    Attributes:
-        name: unique, such as `weight[math] attention layers 0-5`.
-        parameter, expert: which of the method's parameters it is a coefficient of, and whose ("": all experts').
-        modules: the group of modules; "" where embeddings, final norm and head have numbers of their own.
-        column: the basis function over depth.
-    """
-
-    name: str
-    low: float
-    high: float
-    parameter: str
-    expert: str
-    modules: str
-    column: int
 
 
 class Space:
@@ -58,6 +38,7 @@ class Space:
     def __init__(self, config: SpaceConfig, num_layers: int, merges: Sequence[Merge]) -> None:
         self._check_settings(config, merges)
         self._basis = make_basis(config.layers, num_layers, config.settings)
+        self._stacking = self._basis.stacking
         self._modules = config.modules
         self._settings = config.settings
         self._merges = {merge.template.method: merge for merge in merges}
@@ -67,6 +48,9 @@ class Space:
             for spec in merge.parameters
             if spec.kind == "number"
         }
+        for merge in merges:
+            if self._stacking:
+                self._stacking.check(merge.template)
         for method in self.methods:
             if not self.dimensions(method):
                 raise InputError(f"space must leave a number to search, but every parameter of {method} is fixed")
@@ -78,6 +62,9 @@ class Space:
 
     def dimensions(self, method: str) -> tuple[Dimension, ...]:
         """The dimensions that matter when `method` is chosen."""
+        return self._coefficients(method) + (self._stacking.dimensions() if self._stacking else ())
+
+    def _coefficients(self, method: str) -> tuple[Dimension, ...]:
         merge = self._merges[method]
         return tuple(
             self._dimension(spec.name, expert, modules, column)
@@ -98,10 +85,11 @@ class Space:
             value = point.get(dimension.name)
             if not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
                 raise InputError(f"{dimension.name} must be in [{dimension.low}, {dimension.high}], but got {value!r}")
-        return merge.template.model_copy(update={"groups": tuple(self._groups(merge, point))})
+        stack = self._stacking.stack(point) if self._stacking else None
+        return merge.template.model_copy(update={"groups": tuple(self._groups(merge, point)), "stack": stack})
 
     def constant(self, method: str, numbers: Numbers) -> tuple[Point, list[str]]:
-        """The point of `method` nearest to the same `numbers` in every layer and module.
+        """The point of `method` nearest to the same `numbers` in every layer and module, each layer once, in order.
 
         Args:
             method: one of `methods`.
@@ -113,7 +101,7 @@ class Space:
         specs = {spec.name: spec for spec in self._merges[method].parameters}
         point: Point = {METHOD: method} if len(self._merges) > 1 else {}
         moved: dict[str, None] = {}
-        for dimension in self.dimensions(method):
+        for dimension in self._coefficients(method):
             wanted = numbers.get(dimension.parameter, float(specs[dimension.parameter].default))
             number = wanted[dimension.expert] if isinstance(wanted, Mapping) else wanted
             inside = min(max(number, dimension.low), dimension.high)
@@ -124,7 +112,8 @@ class Space:
             fixed = self._bounds.get(name)
             if isinstance(fixed, float):
                 moved[f"{name} is fixed at {fixed:g}"] = None
-        return point, list(moved)
+        layers, sentences = self._stacking.constant() if self._stacking else ({}, [])
+        return point | layers, [*moved, *sentences]
 
     def strength(self, method: str) -> ParameterSpec:
         """The parameter that says how much of an expert goes in: the first number with search bounds of its own."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evomerge.engine.recipe import Group, ParameterSpec, Recipe
 from evomerge.errors import InputError
-from evomerge.spaces import LAYER_SPACES, METHOD, Merge, Space, SpaceConfig
+from evomerge.spaces import LAYER_SPACES, METHOD, Merge, Point, Space, SpaceConfig
 
 WEIGHT = ParameterSpec(
     name="weight", kind="number", default=1.0, per_expert=True, low=-10.0, high=10.0, search=(0.0, 1.2)
@@ -88,8 +88,10 @@ class TestEveryLayerSpace:
             assert weight["lang"] == pytest.approx(0.9, abs=1e-12)
 
     def test_different_points_give_different_recipes(self, name: str, layers: int) -> None:
+        if (name, layers) == ("stack", 1):
+            pytest.skip("one layer has one order")
         space = self.space(name, layers)
-        point, _ = space.constant("ties", {})
+        point: Point = {d.name: d.low + 0.9 * (d.high - d.low) for d in space.dimensions("ties")}
         digests = {space.recipe(point).digest}
         for dimension in space.dimensions("ties"):
             moved = {**point, dimension.name: dimension.low + 0.25 * (dimension.high - dimension.low)}

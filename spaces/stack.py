@@ -1,0 +1,192 @@
+"""Which layers a candidate has, and in which order: a gate for each of several passes over the layers.
+
+(Akiba et al., 2403.13187, section 3.2: the search space of the data flow.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
+from evomerge.engine.recipe import MERGED, Recipe, StackLayer, check_sources
+from evomerge.errors import InputError
+from evomerge.spaces.basis import Basis, Dimension, layer_space, whole_number
+from evomerge.spaces.uniform import uniform
+
+GATE, SCALE = "stack_gate", "stack_scale"
+OPEN = 0.5
+BLOCKS = 8
+"""Blocks in a pass, where the user does not say how long they are."""
+
+LIMITS = (0.1, 10.0)
+"""What a recipe allows as a scale."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One block of layers in one pass: in the candidate, or not.
+
+    Attributes:
+        source: "merged", or the name of the model whose layers they are.
+        number: of the pass, from 1.
+        layers: contiguous.
+    """
+
+    source: str
+    number: int
+    layers: range
+
+    @property
+    def name(self) -> str:
+        """Unique in its stacking, and what its numbers are called after."""
+        return f"[{self.source}] pass {self.number} layers {self.layers[0]}-{self.layers[-1]}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a part of the model as it is."""
+        return self.source == MERGED and self.number == 1
+
+
+@dataclass(frozen=True)
+class Stacking:
+    """The slots that a candidate's layers are chosen from, in their order.
+
+    A slot is in the candidate iff its gate is above 0.5, with two exceptions: where all are closed, the one with the
+    highest gate is in it; and where those above hold more than `max_layers` layers, they are taken by descending
+    gate, each that still fits. Of equal gates the earlier slot comes first.
+
+    Attributes:
+        slots: at least one; the merged ones of pass 1 are the model as it is.
+        scale: bounds of the factor on the hidden states that pass from one slot into the next; a number fixes it.
+        max_layers: of a candidate.
+    """
+
+    slots: tuple[Slot, ...]
+    scale: tuple[float, float] | float
+    max_layers: int
+
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """A gate for each slot, and the scale into each but the first, which no other slot can stand before."""
+        gates = [
+            Dimension(f"{GATE}{slot.name}", 0.0, 1.0, GATE, slot.source, "", index)
+            for index, slot in enumerate(self.slots)
+        ]
+        if not isinstance(self.scale, tuple):
+            return tuple(gates)
+        scales = [
+            Dimension(f"{SCALE}{slot.name}", *self.scale, SCALE, slot.source, "", index)
+            for index, slot in enumerate(self.slots)
+        ]
+        return (*gates, *scales[1:])
+
+    def stack(self, point: Mapping[str, float | str]) -> tuple[StackLayer, ...] | None:
+        """The layers of a point; None where they are the merged ones, each once, in order and with scale 1."""
+        layers: list[StackLayer] = []
+        for slot in self._chosen(point):
+            scale = self._scale_into(slot, point) if layers else 1.0
+            first, *others = slot.layers
+            layers.append(StackLayer(layer=first, source=slot.source, scale=scale))
+            layers += [StackLayer(layer=layer, source=slot.source) for layer in others]
+        plain = [StackLayer(layer=layer) for slot in self.slots if slot.plain for layer in slot.layers]
+        return None if layers == plain else tuple(layers)
+
+    def constant(self) -> tuple[dict[str, float], list[str]]:
+        """The point of the plain model, with one sentence if the bounds of the scale keep it from being just that."""
+        point: dict[str, float] = {}
+        moved: list[str] = []
+        low, high = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+        nearest = min(max(1.0, low), high)
+        if nearest != 1.0:
+            moved.append(f"{SCALE} 1 lies outside of its bounds, {nearest:g} is taken")
+        for dimension in self.dimensions():
+            gate = 0.75 if self.slots[dimension.column].plain else 0.25
+            point[dimension.name] = gate if dimension.parameter == GATE else nearest
+        return point, moved
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise InputError unless the sources are models of the recipe."""
+        check_sources(recipe, [slot.source for slot in self.slots])
+
+    def _scale_into(self, slot: Slot, point: Mapping[str, float | str]) -> float:
+        return float(point[f"{SCALE}{slot.name}"]) if isinstance(self.scale, tuple) else self.scale
+
+    def _chosen(self, point: Mapping[str, float | str]) -> Iterator[Slot]:
+        gates = [float(point[f"{GATE}{slot.name}"]) for slot in self.slots]
+        by_gate = sorted(range(len(gates)), key=lambda index: (-gates[index], index))
+        wanted = [index for index in by_gate if gates[index] > OPEN] or by_gate[:1]
+        room, taken = self.max_layers, set()
+        for index in wanted:
+            if len(self.slots[index].layers) <= room:
+                room -= len(self.slots[index].layers)
+                taken.add(index)
+        return (slot for index, slot in enumerate(self.slots) if index in taken)
+
+
+@layer_space("stack")
+def stack(
+    num_layers: int,
+    *,
+    repeats: int = 2,
+    stack_block: int | None = None,
+    max_layers: int | None = None,
+    stack_scale: float | Sequence[float] = (0.8, 1.2),
+    sources: str | Sequence[str] = MERGED,
+) -> Basis:
+    """Layers repeated, dropped and reordered; numbers of the method hold for all layers.
+
+    Args:
+        num_layers: of each source.
+        repeats: passes over the layers of all sources.
+        stack_block: how many neighbouring layers share a gate; by default so many that a pass has at most 8 blocks.
+        max_layers: of a candidate; by default no limit.
+        stack_scale: bounds of the factor on the hidden states from one block into the next, or a fixed number.
+        sources: whose layers a pass goes through: "merged", or a list of it and of names of the base and experts.
+
+    Raises:
+        InputError: an option is out of its range, or `sources` lacks "merged" or names one twice.
+    """
+    block = math.ceil(num_layers / BLOCKS) if stack_block is None else whole_number("stack_block", stack_block)
+    room = (
+        repeats * len(_sources(sources)) * num_layers if max_layers is None else whole_number("max_layers", max_layers)
+    )
+    for option, value, low in (("repeats", repeats, 1), ("stack_block", block, 1)):
+        if value < low:
+            raise InputError(f"space.{option} must be at least {low}, but got {value}")
+    if room < num_layers:
+        raise InputError(
+            f"space.max_layers must be at least the model's number of layers ({num_layers}), but got {room}"
+        )
+    slots = tuple(
+        Slot(source, number, range(start, min(start + block, num_layers)))
+        for number in range(1, repeats + 1)
+        for source in _sources(sources)
+        for start in range(0, num_layers, block)
+    )
+    return replace(uniform(num_layers), stacking=Stacking(slots, _scale(stack_scale), room))
+
+
+def _sources(setting: str | Sequence[str]) -> tuple[str, ...]:
+    names = (setting,) if isinstance(setting, str) else tuple(setting) if isinstance(setting, list | tuple) else ()
+    if MERGED not in names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise InputError(
+            f"space.sources must be {MERGED} or a list of it and of models, each once, but got {setting!r}"
+        )
+    return names
+
+
+def _scale(setting: object) -> tuple[float, float] | float:
+    if isinstance(setting, list | tuple):
+        if len(setting) == 2 and _allowed(setting[0]) and _allowed(setting[1]) and setting[0] < setting[1]:
+            return float(setting[0]), float(setting[1])
+    elif _allowed(setting):
+        return float(setting)
+    raise InputError(
+        f"space.{SCALE} must be [low, high] with {LIMITS[0]:g} <= low < high <= {LIMITS[1]:g}, or a number in between, "
+        f"but got {setting!r}"
+    )
+
+
+def _allowed(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and LIMITS[0] <= value <= LIMITS[1]
