@@ -104,9 +104,7 @@ class Launcher:
         self.compiled += 1
 
 
-def run_eagerly(
-    form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]
-) -> None:
+def run_eagerly(form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> None:
     """The same without a compiler: on CPU one thread for each of torch's, each with chunks that fit its cache."""
     rows, width = out.shape
     step = max((CPU_CHUNK if out.device.type == "cpu" else CUDA_CHUNK) // max(width, 1), 1)

@@ -11,7 +11,6 @@ import torch
 from evomerge.engine.arena import Arena, Segment
 from evomerge.engine.compiled import Launcher
 from evomerge.engine.kernels import Form, Prepared, Rows, Source
-from evomerge.engine.store import STAGE
 
 PIECE = 2**28
 """Elements that one call handles at most when all sources are at hand."""
@@ -37,7 +36,7 @@ def carry_out(
     out: torch.Tensor,
     launcher: Launcher,
     *,
-    staged: bool = False,
+    piece: int = PIECE,
 ) -> None:
     """Merge all parameters of an arena.
 
@@ -47,10 +46,10 @@ def carry_out(
         fetch: gives the sources.
         out: [rows, width]; where the results go.
         launcher: runs the kernels.
-        staged: whether sources are read piece by piece.
+        piece: elements that are handled at a time, about.
     """
     for run in runs_of(arena, works):
-        for start, stop in pieces_of(arena, run, STAGE if staged else PIECE):
+        for start, stop in pieces_of(arena, run, piece):
             chunks = [fetch(arena, source, start, stop) for source in run.form.sources]
             merge_rows(arena, run, start, stop, chunks, out[start:stop], launcher)
 

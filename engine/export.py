@@ -1,4 +1,4 @@
-"""A live model written to a folder that transformers loads, all of it or nothing; and the digest of its weights."""
+"""A merged model written to a folder that transformers loads, all of it or nothing; and the digest of its weights."""
 
 from __future__ import annotations
 
@@ -6,57 +6,101 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from evomerge.engine.model import quiet
+from evomerge.engine.layout import checkpoint_tensors
+from evomerge.engine.quiet import quiet
+from evomerge.engine.writer import Pieces, TensorSpec, as_bytes, combine, split, write_shards
 from evomerge.errors import InputError
+from evomerge.sizes import parse_size, readable
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 MAX_SHARD = "5GB"
+SLACK = 2**25
+"""Bytes that tokenizer, configuration and the file system itself may need beside the weights."""
+
+Files = Callable[[str], Mapping[str, str]]
+"""From the digest of the weights to the text of further files by name."""
+
+
+class Contents(NamedTuple):
+    """What a checkpoint is to hold.
+
+    Attributes:
+        config: of the model.
+        generation_config: likewise; None writes none.
+        tokenizer: with its chat template; None writes none.
+        specs: of all tensors, by the names that files use.
+        pieces: gives their data.
+    """
+
+    config: PretrainedConfig
+    generation_config: GenerationConfig | None
+    tokenizer: PreTrainedTokenizerBase | None
+    specs: tuple[TensorSpec, ...]
+    pieces: Pieces
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(spec.nbytes for spec in self.specs)
+
+
+def contents_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    config: PretrainedConfig | None = None,
+) -> Contents:
+    """The checkpoint of a live model.
+
+    Args:
+        model: on any device; the files have its parameters' dtypes.
+        tokenizer: as in `Contents`.
+        tensors: what the files hold; by default the model's parameters and persistent buffers.
+        config: by default the model's.
+    """
+    held = checkpoint_tensors(model) if tensors is None else tensors
+    specs = tuple(TensorSpec(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in held.items())
+    own = config or model.config
+    return Contents(own, model.generation_config, tokenizer, specs, lambda name: split(held[name]))
 
 
 def save_checkpoint(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    folder: str | Path,
-    max_shard_size: str = MAX_SHARD,
-    files: Mapping[str, str] | None = None,
+    contents: Contents, folder: str | Path, max_shard_size: str = MAX_SHARD, files: Files | None = None
 ) -> Path:
     """Write weights, configuration, generation configuration and tokenizer to `folder`.
 
     They are written beside it first and moved when all of it is on disk, so that `folder` is complete or absent.
 
     Args:
-        model: on any device; the files have its parameters' dtypes.
-        tokenizer: with its chat template; None writes no tokenizer.
+        contents: what to write.
         folder: must be absent or empty.
         max_shard_size: of a safetensors file, such as "5GB".
-        files: the text of further files by name; they replace what transformers writes under such a name.
+        files: the text of further files; they replace what transformers writes under such a name.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the folder holds something, is a file, or cannot be written.
+        InputError: the folder holds something, is a file, or cannot be written; or the disk has not enough room.
     """
     folder = Path(folder)
     check_new_folder(folder)
     beside: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        check_room(folder.parent, contents.nbytes)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        with quiet(), _own_generation_config(model, beside):
-            model.save_pretrained(beside, max_shard_size=max_shard_size)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(beside)
-        for name, text in (files or {}).items():
+        digest = write_shards(beside, contents.specs, contents.pieces, parse_size(max_shard_size))
+        _write_settings(contents, beside)
+        for name, text in (files(digest) if files else {}).items():
             (beside / name).write_text(text, encoding="utf-8")
         _settle(beside)
         beside.replace(folder)
@@ -78,52 +122,58 @@ def check_new_folder(folder: str | Path) -> None:
         raise InputError(f"an export must go to a new or empty folder, but {str(folder)!r} is not empty")
 
 
+def check_room(folder: Path, nbytes: int) -> None:
+    """Raise InputError unless the disk of an existing folder has room for weights of so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes + SLACK:
+        raise InputError(
+            f"an export needs {readable(nbytes + SLACK)} of free space, but {str(folder)!r} has {readable(free)}"
+        )
+
+
 def weights_digest(model: PreTrainedModel) -> str:
-    """SHA-256 over the parameters and persistent buffers: name, dtype, shape and bytes, in the order of the names.
+    """SHA-256 over the parameters and persistent buffers as a checkpoint holds them, tied ones once.
 
-    Tied parameters count once, under the name that comes first. The same for a live model and for the model that
-    is loaded from its export.
+    The same for a live model, for its export, and for the model that is loaded from it.
     """
-    digest = hashlib.sha256()
-    seen: set[tuple[int, int, tuple[int, ...]]] = set()
-    for name, tensor in sorted(model.state_dict().items()):
-        identity = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape))
-        if identity in seen:
-            continue
-        seen.add(identity)
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(data.numpy()))
-    return digest.hexdigest()
+    return tensors_digest(checkpoint_tensors(model))
 
 
-@contextmanager
-def _own_generation_config(model: PreTrainedModel, folder: Path) -> Iterator[None]:
-    """Keep the generation configuration as it is: transformers reads some that it refuses to write."""
-    from transformers import GenerationConfig
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The same for a checkpoint's tensors."""
+    digests = {}
+    for name, tensor in tensors.items():
+        digest = hashlib.sha256()
+        for piece in split(tensor):
+            digest.update(as_bytes(piece))
+        digests[name] = digest.digest()
+    specs = [TensorSpec(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    return combine(specs, digests)
 
-    own = model.generation_config
-    if own is None:
-        yield
-        return
-    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        model.generation_config = own
-    own.to_json_file(folder / "generation_config.json")
+
+def _write_settings(contents: Contents, folder: Path) -> None:
+    """Configurations and tokenizer. transformers reads some generation configurations that it refuses to write."""
+    with quiet():
+        contents.config.save_pretrained(folder)
+        if contents.tokenizer is not None:
+            contents.tokenizer.save_pretrained(folder)
+    if contents.generation_config is not None:
+        contents.generation_config.to_json_file(folder / "generation_config.json")
 
 
 def _settle(folder: Path) -> None:
     """Give the temporary folder the mode a plain one would have, and wait until all of it is on disk."""
     mask = os.umask(0)
     os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)
-            _sync(path)
+    for path in _files(folder):
+        path.chmod(0o666 & ~mask)
+        _sync(path)
     folder.chmod(0o777 & ~mask)
     _sync(folder)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def _sync(path: Path) -> None:

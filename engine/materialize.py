@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from evomerge.engine.alignment import align
+from evomerge.engine.arena import Arena
 from evomerge.engine.checkpoint import open_checkpoint
-from evomerge.engine.compatibility import check_config, check_tokenizer
-from evomerge.engine.kernels import kernel
+from evomerge.engine.compiled import Launcher
+from evomerge.engine.derived import Derived
+from evomerge.engine.execute import PIECE, Fetch, Run, carry_out, merge_rows, pieces_of
+from evomerge.engine.export import Contents, contents_of
+from evomerge.engine.kernels import Prepared, Source, prepare
 from evomerge.engine.layers import assign
-from evomerge.engine.layout import Slot, layout_of
+from evomerge.engine.layout import Slot, checkpoint_tensors
+from evomerge.engine.live import LiveModel
+from evomerge.engine.memory import plan_memory
 from evomerge.engine.method import METHODS, check_recipe
-from evomerge.engine.model import DTYPES, choose_device, live_model
-from evomerge.engine.plan import Plan
-from evomerge.engine.random_bits import Key
+from evomerge.engine.model import DTYPES, choose_devices
+from evomerge.engine.plan import copy_base
+from evomerge.engine.random_bits import Keys, random_key
 from evomerge.engine.recipe import ModelRef, Recipe
-from evomerge.engine.sources import CheckpointSources
-from evomerge.engine.statistics import BASE, Statistics
+from evomerge.engine.stack import Restacker
+from evomerge.engine.statistics import Statistics
+from evomerge.engine.store import BASE, Store
+from evomerge.engine.writer import TensorSpec, split
 from evomerge.errors import CandidateError, InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -28,68 +37,168 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-SEGMENT = 2**22
-"""Elements of a parameter that one thread handles at a time."""
+SURE = 1e18
+"""Sources whose weights are all smaller give finite candidates in float32 and bfloat16, whatever the recipe."""
 
 
-class Work(NamedTuple):
-    """What is to be done for one parameter.
-
-    Attributes:
-        slot: the parameter.
-        plan: its kernel and numbers, for the experts in `sources`.
-        sources: the places of base and experts among the merger's sources.
-        keys: of the experts' random words.
-    """
-
-    slot: Slot
-    plan: Plan
-    sources: tuple[int, ...]
-    keys: tuple[Key, ...]
-
-
-class Merger:
-    """A live model that any number of recipes over the same base and experts can be written into, one at a time.
-
-    The model is in eval mode and needs no gradients. It holds the base until the first `apply`. Its buffers are
-    the base's, and stay so.
+class Sources:
+    """A base and experts brought together, and what recipes over them need: shared by all ways to merge them.
 
     Args:
-        base: gives architecture, tokenizer and buffers.
+        base: gives architecture and buffers.
         experts: recipes may use all or some of them.
-        dtype: of the model: "float32", "bfloat16" or "float16".
-        device: "auto", "cpu", "cuda" or "cuda:i".
+        dtype: of the candidate: "float32", "bfloat16" or "float16".
+        device: "auto", "cpu", "cuda", "cuda:i", or "balanced" for all GPUs together.
+        tokenizer: whose vocabulary the candidate has: "base", "union" or an expert's name.
+        memory_limit: of this process's memory on the host, in bytes; None: what is free.
+        allow_nonfinite: whether sources may hold NaN or infinite weights.
+        tell: told of the rules that were applied and of the memory plan, line by line, before weights are read.
+        launcher: runs the kernels; by default one that compiles what is used often.
 
     Attributes:
-        model: the live model.
-        tokenizer: the base's.
-        num_layers: the number of its decoder layers.
+        tokenizer: the one asked for.
+        num_layers: the number of the base's decoder layers.
         experts: the experts' names.
+        memory: what is kept where.
+        notes: rules that were applied to bring the models together, one line each.
 
     Raises:
-        InputError: a checkpoint is wrong, or does not fit the base.
+        InputError: a checkpoint is wrong, or does not fit the base; the candidate does not fit into memory; or a
+            source's weights are not finite.
     """
 
+    _in_memory = True
+
     def __init__(
-        self, base: ModelRef, experts: Sequence[ModelRef], dtype: str = "bfloat16", device: str = "auto"
+        self,
+        base: ModelRef,
+        experts: Sequence[ModelRef],
+        dtype: str = "bfloat16",
+        device: str = "auto",
+        *,
+        tokenizer: str = "base",
+        memory_limit: int | None = None,
+        allow_nonfinite: bool = False,
+        tell: Callable[[str], None] = lambda line: None,
+        launcher: Launcher | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
         self._refs = {expert.name: expert for expert in experts}
         if len(self._refs) < len(experts):
             raise InputError(f"experts must have unique names, but got {', '.join(expert.name for expert in experts)}")
-        self._base, self._dtype, self._device = base, dtype, choose_device(device)
-        origin, opened = open_checkpoint(base), [open_checkpoint(expert) for expert in experts]
-        for expert in opened:
-            check_config(origin, expert)
-            check_tokenizer(origin, expert)
-        self.model: PreTrainedModel = live_model(origin, dtype, self._device)
-        self._layout = layout_of(self.model)
-        self._sources = CheckpointSources(origin, opened, self._layout, self._device)
-        self._statistics = Statistics(self._sources)
-        self.tokenizer: PreTrainedTokenizerBase = origin.tokenizer()
-        self.num_layers = self._layout.num_layers
+        self._base, self._dtype, self._vocabulary = base, dtype, tokenizer
+        self._allow_nonfinite = allow_nonfinite
+        self._launcher = launcher or Launcher()
+        alignment = align(open_checkpoint(base), [open_checkpoint(expert) for expert in experts], tokenizer)
+        self._live = LiveModel(alignment, DTYPES[dtype], choose_devices(device, alignment, dtype))
+        self.tokenizer: PreTrainedTokenizerBase = alignment.tokenizer
+        self.num_layers = self._live.layout.num_layers
         self.experts = tuple(self._refs)
+        self.notes = alignment.notes
+        names = (base.name, *self._refs)
+        self.memory = plan_memory(self._live.arenas, names, limit=memory_limit, in_memory=self._in_memory)
+        for line in (*self.notes, *self.memory.lines()):
+            tell(line)
+        if self._in_memory:
+            self._live.allocate()
+        self._store = Store(
+            self._live.arenas,
+            alignment.readings,
+            names,
+            self.memory.tiers,
+            stage=self.memory.stage,
+            allow_nonfinite=allow_nonfinite,
+        )
+        self._statistics = Statistics(self._store)
+        self._derived = Derived(self._store, keep="disk" not in self.memory.tiers)
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise InputError unless the recipe can be merged from these sources; writes nothing."""
+        check_recipe(recipe)
+        self._check_models(recipe)
+        self._groups(recipe)
+
+    def _check_models(self, recipe: Recipe) -> None:
+        if recipe.base != self._base:
+            raise InputError(
+                f"a recipe must have the merger's base {self._base.model!r}, but has {recipe.base.model!r}"
+            )
+        for key, ours in (
+            ("dtype", self._dtype),
+            ("tokenizer", self._vocabulary),
+            ("allow_nonfinite", self._allow_nonfinite),
+        ):
+            if getattr(recipe, key) != ours:
+                raise InputError(f"a recipe must have the merger's {key} {ours}, but has {getattr(recipe, key)}")
+        for expert in recipe.experts:
+            if expert.name not in self._refs:
+                raise unknown_name("an expert of a recipe", expert.name, self._refs)
+            if expert != self._refs[expert.name]:
+                raise InputError(f"expert {expert.name!r} must be the merger's, but is {expert.model!r}")
+
+    def _places(self, recipe: Recipe) -> tuple[int, ...]:
+        """The places of a recipe's experts among the merger's."""
+        return tuple(self.experts.index(expert.name) for expert in recipe.experts)
+
+    def _groups(self, recipe: Recipe) -> dict[str, int]:
+        return assign(recipe.groups, {slot.name: slot.place for slot in self._slots}, self.num_layers)
+
+    @property
+    def _slots(self) -> tuple[Slot, ...]:
+        return self._live.layout.slots
+
+    def _works(self, recipe: Recipe, experts: tuple[int, ...]) -> dict[str, Prepared]:
+        """A plan for each parameter; those that need statistics not yet taken share the threads."""
+        method, group_of = METHODS.get(recipe.method), self._groups(recipe)
+        names = [expert.name for expert in recipe.experts]
+        values = [method.bind(group.parameters, recipe.options, names) for group in recipe.groups]
+
+        def one(slot: Slot) -> Prepared:
+            statistics = self._statistics.of(slot.name, experts, recipe.seed)
+            return prepare(method.plan(statistics, values[group_of[slot.name]]), statistics.keys(), recipe.seed)
+
+        largest_first = sorted(self._slots, key=lambda slot: -slot.live.numel())
+        return dict(zip((slot.name for slot in largest_first), self._in_parallel(one, largest_first), strict=True))
+
+    def _fetch(self, sources: Sequence[int]) -> Fetch:
+        """Gives rows of a recipe's sources, whose places in the store are `sources`."""
+
+        def fetch(arena: Arena, source: Source, start: int, stop: int) -> torch.Tensor:
+            own = sources[source] if isinstance(source, int) else source._replace(expert=sources[source.expert])
+            return self._derived.fetch(arena, own, start, stop)
+
+        return fetch
+
+    @property
+    def _surely_finite(self) -> bool:
+        """Whether no candidate can hold NaN or infinity, as long as its sources do not."""
+        return self._dtype != "float16" and self._store.largest < SURE
+
+    def _in_parallel(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """The results in order. On CPU one thread for each of torch's, since each works on single-threaded chunks."""
+        if self._live.arenas[0].kind.device.type != "cpu" or torch.get_num_threads() == 1:
+            return [do(item) for item in items]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            return list(pool.map(do, items))
+
+
+class Merger(Sources):
+    """A live model that any number of recipes over the same base and experts can be written into, one at a time.
+
+    The model is in eval mode and needs no gradients. It holds the base until the first `apply`. Its buffers are
+    the base's, and stay so. Arguments, attributes and errors are those of `Sources`, and
+
+    Attributes:
+        model: the live model.
+    """
+
+    def __init__(self, base: ModelRef, experts: Sequence[ModelRef], *args: Any, **kwargs: Any) -> None:
+        super().__init__(base, experts, *args, **kwargs)
+        self.model: PreTrainedModel = self._live.model
+        self._restacker = Restacker(self.model)
+        keys = Keys(random_key(0, "", ""), ())
+        self._carry_out({slot.name: prepare(copy_base(0), keys, 0) for slot in self._slots}, (BASE,))
 
     def apply(self, recipe: Recipe) -> None:
         """Write the recipe's candidate into the live model, in place.
@@ -102,85 +211,129 @@ class Merger:
             CandidateError: a weight is not finite. The model is unusable until the next `apply`.
         """
         self.check(recipe)
-        self._write(self._plans(recipe))
+        experts = self._places(recipe)
+        self._carry_out(self._works(recipe, experts), (BASE, *(expert + 1 for expert in experts)))
+        if recipe.stack != self._restacker.stack or recipe.stack is not None:
+            self._restacker.apply(recipe.stack, self._layer)
 
     def check(self, recipe: Recipe) -> None:
         """Raise the InputError that `apply` would, without writing anything."""
-        check_recipe(recipe)
-        self._check_models(recipe)
-        self._groups(recipe)
+        super().check(recipe)
+        if recipe.stack is not None:
+            self._restacker.check(recipe.stack)
 
-    def _check_models(self, recipe: Recipe) -> None:
-        if recipe.base != self._base:
-            raise InputError(
-                f"a recipe must have the merger's base {self._base.model!r}, but has {recipe.base.model!r}"
-            )
-        if recipe.dtype != self._dtype:
-            raise InputError(f"a recipe must have the merger's dtype {self._dtype}, but has {recipe.dtype}")
-        for expert in recipe.experts:
-            if expert.name not in self._refs:
-                raise unknown_name("an expert of a recipe", expert.name, self._refs)
-            if expert != self._refs[expert.name]:
-                raise InputError(f"expert {expert.name!r} must be the merger's, but is {expert.model!r}")
+    def contents(self) -> Contents:
+        """The candidate as an ordinary checkpoint, to be written before the next `apply`.
 
-    def _groups(self, recipe: Recipe) -> dict[str, int]:
-        return assign(recipe.groups, {slot.name: slot.place for slot in self._layout.slots}, self.num_layers)
+        Raises:
+            InputError: the recipe's stack cannot be written as a checkpoint of this architecture.
+        """
+        if self._restacker.stack is None:
+            return contents_of(self.model, self.tokenizer)
+        config, tensors = self._restacker.unroll()
+        return contents_of(self.model, self.tokenizer, tensors, config)
 
-    def _plans(self, recipe: Recipe) -> list[Work]:
-        method, group_of = METHODS.get(recipe.method), self._groups(recipe)
-        names = [expert.name for expert in recipe.experts]
-        experts = tuple(self.experts.index(name) for name in names)
-        sources = (BASE, *(expert + 1 for expert in experts))
-        values = [method.bind(group.parameters, recipe.options, names) for group in recipe.groups]
+    def _carry_out(self, works: Mapping[str, Prepared], sources: Sequence[int]) -> None:
+        """Merge into the live model.
 
-        def one(slot: Slot) -> Work:
-            statistics = self._statistics.of(slot.name, experts, recipe.seed)
-            plan = method.plan(statistics, values[group_of[slot.name]])
-            return Work(slot, plan, sources, tuple(statistics.key(i) for i in range(len(experts))))
+        Args:
+            works: for each parameter.
+            sources: the places of the recipe's base and experts in the store.
+        """
+        piece = self._store.stage if "disk" in self.memory.tiers else PIECE
+        with torch.no_grad():
+            for arena, out in zip(self._live.arenas, self._live.outs, strict=True):
+                carry_out(arena, works, self._fetch(sources), out, self._launcher, piece=piece)
+            self._live.settle()
+            if not self._surely_finite and not self._allow_nonfinite:
+                self._check_finite()
 
-        largest_first = sorted(self._layout.slots, key=lambda slot: -slot.live.numel())
-        return self._in_parallel(one, largest_first)
+    def _check_finite(self) -> None:
+        for arena, out in zip(self._live.arenas, self._live.outs, strict=True):
+            if not out.isfinite().all():
+                for segment in arena.segments:
+                    check_finite(segment.flat(out), segment.name)
 
-    def _write(self, works: Sequence[Work]) -> None:
-        tasks = [(work, segment) for work in works for segment in self._segments(work.slot.live)]
-        peaks = self._in_parallel(lambda task: self._write_segment(*task), tasks)
-        finite = torch.stack(peaks).isfinite().tolist() if peaks else []
-        bad = {work.slot.name for (work, _), good in zip(tasks, finite, strict=True) if not good}
-        for slot in self._layout.slots:
-            if slot.name in bad:
-                raise CandidateError(f"weights must be finite in {self._dtype}, but {slot.name} holds NaN or infinity")
+    def _layer(self, source: str, index: int) -> Mapping[str, torch.Tensor]:
+        """The parameters of one layer of the base or an expert, by their paths inside it."""
+        place = BASE if source == self._base.name else self.experts.index(source) + 1
+        found = {}
+        for slot in self._slots:
+            if slot.place.layer == index:
+                _, segment = self._store.segments[slot.name]
+                found[slot.place.path] = self._store.flat(slot.name, place, 0, segment.numel).view(segment.shape)
+        return found
 
-    def _segments(self, live: torch.Tensor) -> Iterator[range]:
-        step = SEGMENT if self._device.type == "cpu" and live.is_contiguous() else live.numel()
-        for start in range(0, live.numel(), max(step, 1)):
-            yield range(start, min(start + step, live.numel()))
 
-    def _write_segment(self, work: Work, segment: range) -> torch.Tensor:
-        """Write one segment; returns its largest magnitude, float32 and 0-d, after rounding to the live dtype."""
-        live = work.slot.live
-        flat = live.view(-1) if live.is_contiguous() else live.new_empty(live.numel())
-        sources, run = kernel(work.plan, work.keys)
-        flats = [self._sources.flat(work.sources[source], work.slot.name) for source in sources]
-        peaks = []
-        for start in segment[:: self._sources.chunk]:
-            span = slice(start, min(start + self._sources.chunk, segment.stop))
-            result = run([source[span].float() for source in flats], start)
-            flat[span].copy_(result)
-            peaks.append(result.abs_().amax())
-        if not live.is_contiguous():
-            live.copy_(flat.view(live.shape))
-        return torch.stack(peaks).amax().to(live.dtype).float()
+class StreamedMerger(Sources):
+    """Recipes written to disk piece by piece, without a live model: for models that are larger than memory.
 
-    def _in_parallel(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """The results in order. On CPU one thread for each of torch's, since each works on single-threaded chunks."""
-        if self._device.type != "cpu" or torch.get_num_threads() == 1:
-            return [do(item) for item in items]
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            return list(pool.map(do, items))
+    Arguments, attributes and errors are those of `Sources`.
+    """
+
+    _in_memory = False
+
+    def contents(self, recipe: Recipe) -> Contents:
+        """The recipe's candidate as a checkpoint whose weights are computed while they are written.
+
+        Raises:
+            InputError: as `check`; or the recipe has a stack, which needs the candidate in memory.
+        """
+        self.check(recipe)
+        if recipe.stack is not None:
+            raise InputError("a recipe with a stack must be merged in memory, but memory_limit leaves no room for it")
+        experts = self._places(recipe)
+        works = self._works(recipe, experts)
+        fetch = self._fetch((BASE, *(expert + 1 for expert in experts)))
+        model = self._live.model
+        buffers = {name: tensor for name, tensor in checkpoint_tensors(model).items() if not tensor.is_meta}
+        specs = [TensorSpec(s.name, a.kind.out, s.shape) for a in self._live.arenas for s in a.segments]
+        order = {slot.name: position for position, slot in enumerate(self._slots)}
+        specs.sort(key=lambda spec: order[spec.name])
+        specs += [TensorSpec(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in buffers.items()]
+
+        def pieces(name: str) -> Iterator[torch.Tensor]:
+            return split(buffers[name]) if name in buffers else self._pieces(name, works[name], fetch)
+
+        return Contents(model.config, model.generation_config, self.tokenizer, tuple(specs), pieces)
+
+    def _pieces(self, name: str, work: Prepared, fetch: Fetch) -> Iterator[torch.Tensor]:
+        """The merged parameter, in 1-D pieces."""
+        arena, segment = self._store.segments[name]
+        position = arena.segments.index(segment)
+        run = Run(work.form, position, position + 1, [work.entry])
+        left = segment.numel
+        for start, stop in pieces_of(arena, run, self._store.stage):
+            out = torch.zeros(stop - start, arena.kind.width, dtype=arena.kind.out, device=arena.kind.device)
+            with torch.no_grad():
+                chunks = [fetch(arena, source, start, stop) for source in work.form.sources]
+                merge_rows(arena, run, start, stop, chunks, out, self._launcher)
+            piece = out.view(-1)[: min(left, out.numel())]
+            left -= piece.numel()
+            if not self._allow_nonfinite:
+                check_finite(piece, name)
+            yield piece.cpu()
+
+
+def check_finite(weights: torch.Tensor, name: str) -> None:
+    """Raise CandidateError when weights of the parameter `name` are not finite."""
+    if not weights.isfinite().all():
+        dtype = str(weights.dtype).removeprefix("torch.")
+        raise CandidateError(f"weights must be finite in {dtype}, but {name} holds NaN or infinity")
+
+
+def merger_of(recipe: Recipe, device: str = "auto", **options: Any) -> Merger:
+    """The `Merger` of one recipe, with the recipe not yet applied; `options` are further arguments of `Sources`."""
+    return Merger(recipe.base, recipe.experts, recipe.dtype, device, **options_of(recipe), **options)
+
+
+def options_of(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe asks of its sources."""
+    return {"tokenizer": recipe.tokenizer, "allow_nonfinite": recipe.allow_nonfinite}
 
 
 def merge(recipe: Recipe, device: str = "auto") -> PreTrainedModel:
     """The live model of one recipe. Raises InputError and CandidateError as `Merger` and `Merger.apply` do."""
-    merger = Merger(recipe.base, recipe.experts, recipe.dtype, device)
+    merger = merger_of(recipe, device)
     merger.apply(recipe)
     return merger.model

@@ -19,7 +19,7 @@ from evomerge.errors import InputError
 Tier = Literal["device", "host", "disk"]
 BASE = 0
 STAGE = 2**23
-"""Elements of a source that are staged at a time."""
+"""Elements of a source on disk that are staged at a time, at most."""
 
 READ = 2**22
 """Elements that one thread reads at a time."""
@@ -51,9 +51,11 @@ class Store:
         readings: for the base and each expert, by parameter.
         names: of the base and the experts.
         tiers: where the base and each expert are kept.
+        stage: elements of a source on disk that are staged at a time.
         allow_nonfinite: whether weights may be NaN or infinite.
 
     Attributes:
+        stage: as given.
         segments: the arena and segment of each parameter.
         experts: the experts' names.
         largest: the largest magnitude of any source that was looked at, that is of those not left on disk.
@@ -69,8 +71,10 @@ class Store:
         names: Sequence[str],
         tiers: Sequence[Tier],
         *,
+        stage: int = STAGE,
         allow_nonfinite: bool = False,
     ) -> None:
+        self.stage = stage
         self.arenas = tuple(arenas)
         self.segments: dict[str, tuple[Arena, Segment]] = {s.name: (a, s) for a in arenas for s in a.segments}
         self.experts = tuple(names[1:])
@@ -124,7 +128,7 @@ class Store:
         """
         _, segment = self.segments[parameter]
         step = max(step // multiple, 1) * multiple
-        stage = max(STAGE // step, 1) * step
+        stage = max(self.stage // step, 1) * step
         for begin in range(0, segment.numel, stage):
             end = min(begin + stage, segment.numel)
             staged = [self.flat(parameter, source, begin, end) for source in sources]

@@ -27,7 +27,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Trials = Annotated[int | None, typer.Option(min=1, help="Candidates in all, warm starts and earlier ones included.")]
 TimeoutOption = Annotated[str | None, typer.Option("--timeout", help="Stop after so long, such as 90s, 30m, 2h.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:i.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:i, or balanced over all GPUs.")]
+MemoryLimit = Annotated[str | None, typer.Option(help="Of the host's memory, such as 16GB; by default what is free.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="key.path=value in place of the file's.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 RunFolder = Annotated[Path, typer.Argument(help="The run's folder.")]
@@ -49,6 +50,7 @@ def run(
     workers: Workers = None,
     storage: Annotated[str | None, typer.Option(help="The database's URL; by default SQLite in the folder.")] = None,
     device: Device = None,
+    memory_limit: MemoryLimit = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -62,6 +64,7 @@ def run(
         "runtime.workers": workers,
         "runtime.storage": storage,
         "runtime.device": device,
+        "runtime.memory_limit": memory_limit,
     }
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
     resolved = load_config(config, [*(settings or []), *flags])
@@ -82,6 +85,7 @@ def resume(
     out: Annotated[
         Path | None, typer.Option(help="With --storage: the folder to make; by default outputs/STUDY.")
     ] = None,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a run, after any kind of stop."""
@@ -98,7 +102,7 @@ def resume(
         open_run(run) if run is not None else join_run(str(storage), str(study), out or Path("outputs") / str(study))
     )
     with _progress() as bar:
-        go_on(opened, bar, trials, limit)
+        go_on(opened, bar, trials, limit, memory_limit)
     _tell_result(opened, as_json)
 
 
@@ -125,6 +129,7 @@ def export(
     to: Annotated[Path, typer.Option(help="A new folder.")],
     trial: Annotated[str, typer.Option(help="best, or a trial's number.")] = "best",
     push_to_hub: Annotated[str | None, typer.Option(help="Upload to this repository of the hub, too.")] = None,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
     """Write the checkpoint of a candidate, with its card and provenance."""
@@ -133,7 +138,9 @@ def export(
 
     if trial != "best" and not trial.isdecimal():
         raise InputError(f"--trial must be best or a number, but got {trial!r}")
-    folder = export_run(open_run(run), to, None if trial == "best" else int(trial))
+    folder = export_run(
+        open_run(run), to, None if trial == "best" else int(trial), memory_limit=memory_limit, tell=_tell
+    )
     if push_to_hub is not None:
         from evomerge.runs.hub import push
 
@@ -146,13 +153,15 @@ def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML or JSON, or a mergekit YAML.")],
     to: Annotated[Path, typer.Option(help="A new folder.")],
     device: Device = None,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
     """Merge one recipe and write its checkpoint."""
     from evomerge.runs.export import write_recipe
     from evomerge.runs.recipes import read_recipe
 
-    _tell_folder(write_recipe(read_recipe(recipe), to, device or "auto"), as_json)
+    folder = write_recipe(read_recipe(recipe), to, device or "auto", memory_limit=memory_limit, tell=_tell)
+    _tell_folder(folder, as_json)
 
 
 @app.command(name="eval")
@@ -161,6 +170,7 @@ def evaluate(
     config: Annotated[Path, typer.Option(help="The search's YAML file.")],
     split: Annotated[str, typer.Option(help="search, select, report or all.")] = "all",
     device: Device = None,
+    memory_limit: MemoryLimit = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -168,8 +178,9 @@ def evaluate(
     from evomerge.runs.evaluation import evaluate_source
     from evomerge.search.config import load_config
 
-    flags = [f"runtime.device={device}"] if device else []
-    told = evaluate_source(model, load_config(config, [*(settings or []), *flags]), split)
+    given = {"runtime.device": device, "runtime.memory_limit": memory_limit}
+    flags = [f"{key}={value}" for key, value in given.items() if value is not None]
+    told = evaluate_source(model, load_config(config, [*(settings or []), *flags]), split, _tell)
     if as_json:
         _print_json(told)
     else:
@@ -221,6 +232,10 @@ def _out() -> Any:
     from rich.console import Console
 
     return Console()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _tell_result(run: Any, as_json: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from evomerge.engine.checkpoint import open_checkpoint
-from evomerge.engine.materialize import merge
+from evomerge.engine.materialize import merger_of
 from evomerge.engine.model import load_model
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError, unknown_name
@@ -24,6 +25,7 @@ from evomerge.evaluators import (
 from evomerge.evaluators.objective import objective
 from evomerge.runs.recipes import is_recipe, read_recipe
 from evomerge.search.config import SearchConfig
+from evomerge.sizes import parse_size
 
 SplitChoice = Literal["search", "select", "report", "all"]
 _CHOICES: dict[str, SplitChoice] = {"search": "search", "select": "select", "report": "report", "all": "all"}
@@ -47,7 +49,9 @@ def evaluate(model: Any, tokenizer: Any, config: EvaluateConfig, split: SplitCho
     return _scores(evaluator, model, split)
 
 
-def evaluate_source(source: str, config: SearchConfig, split: str) -> dict[str, Any]:
+def evaluate_source(
+    source: str, config: SearchConfig, split: str, tell: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Score a model folder, a hub id or a recipe file in the precision of the configuration's candidates.
 
     Returns:
@@ -55,11 +59,13 @@ def evaluate_source(source: str, config: SearchConfig, split: str) -> dict[str, 
     """
     if split not in _CHOICES:
         raise unknown_name("the split", split, _CHOICES)
-    device = config.runtime.device
+    device, limit = config.runtime.device, config.runtime.memory_limit
+    limit = None if limit is None else parse_size(limit)
     if is_recipe(source):
         recipe = read_recipe(Path(source))
-        model = merge(recipe, device=device)
-        tokenizer = open_checkpoint(recipe.base).tokenizer()
+        merger = merger_of(recipe, device, memory_limit=limit, tell=tell)
+        merger.apply(recipe)
+        model, tokenizer = merger.model, merger.tokenizer
     else:
         reference = ModelRef(model=source).relative_to(Path.cwd())
         model = load_model(reference, config.merge.dtype, device)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.engine.checkpoint import open_checkpoint
-from evomerge.engine.compatibility import check_compatible
-from evomerge.engine.export import check_new_folder, save_checkpoint, weights_digest
-from evomerge.engine.materialize import Merger
+from evomerge.engine.export import Contents, check_new_folder, save_checkpoint
+from evomerge.engine.materialize import StreamedMerger, merger_of, options_of
 from evomerge.engine.method import check_recipe
 from evomerge.engine.recipe import Recipe
 from evomerge.runs.exporting import Export, exported_files
+from evomerge.sizes import parse_size
 
 if TYPE_CHECKING:
     from evomerge.runs.run import Run
 
 
-def export_run(run: Run, to: Path, trial: int | None = None) -> Path:
+def export_run(run: Run, to: Path, trial: int | None = None, **how: Any) -> Path:
     """Write the checkpoint of a trial, by default of the best; see `write_recipe`.
 
     Raises:
@@ -32,38 +33,56 @@ def export_run(run: Run, to: Path, trial: int | None = None) -> Path:
         run.config.runtime.device,
         result=run.result if is_winner else None,
         evaluation=run.config.evaluate.model_dump(mode="json"),
+        **how,
     )
 
 
-def write_recipe(recipe: Recipe, to: Path, device: str = "auto", **context: Any) -> Path:
+def write_recipe(
+    recipe: Recipe,
+    to: Path,
+    device: str = "auto",
+    *,
+    memory_limit: str | int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    **context: Any,
+) -> Path:
     """Merge a recipe and write it as a checkpoint that transformers loads, with card, recipe and provenance.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all. Where the candidate does not fit into memory it is written piece by piece.
 
     Args:
         recipe: what to merge.
         to: a folder that is absent or empty.
         device: where to merge.
+        memory_limit: of the host's memory, such as "16GB"; None: what is free.
+        tell: told of the rules applied to the models and of the memory plan, line by line.
         context: `result` and `evaluation` of `Export`.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: when the recipe or its sources are wrong, or `to` is not new or empty.
+        InputError: when the recipe or its sources are wrong, `to` is not new or empty, or the disk lacks room.
     """
     check_new_folder(to)
     check_recipe(recipe)
-    check_compatible(recipe.base, recipe.experts)
-    merger = Merger(recipe.base, recipe.experts, dtype=recipe.dtype, device=device)
-    merger.apply(recipe)
-    export = Export(
-        name=to.resolve().name,
-        recipe=recipe,
-        sources={model.name: open_checkpoint(model).digest() for model in (*recipe.experts, recipe.base)},
-        weights=weights_digest(merger.model),
-        parameters=sum(parameter.numel() for parameter in merger.model.parameters()),
-        **context,
+    contents = _contents(recipe, device, memory_limit, tell)
+    sources = {model.name: open_checkpoint(model).digest() for model in (*recipe.experts, recipe.base)}
+    parameters = sum(spec.nbytes // spec.dtype.itemsize for spec in contents.specs)
+
+    def files(weights: str) -> dict[str, str]:
+        return exported_files(Export(to.resolve().name, recipe, sources, weights, parameters, **context))
+
+    return save_checkpoint(contents, to, files=files)
+
+
+def _contents(recipe: Recipe, device: str, memory_limit: str | int | None, tell: Callable[[str], None]) -> Contents:
+    limit = None if memory_limit is None else parse_size(memory_limit)
+    merger = StreamedMerger(
+        recipe.base, recipe.experts, recipe.dtype, device, **options_of(recipe), memory_limit=limit, tell=tell
     )
-    save_checkpoint(merger.model, merger.tokenizer, to, files=exported_files(export))
-    return to
+    if recipe.stack is None:
+        return merger.contents(recipe)
+    whole = merger_of(recipe, device, memory_limit=limit)
+    whole.apply(recipe)
+    return whole.contents()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -27,7 +27,7 @@ def start(config: SearchConfig, folder: Path, listener: Listener | None = None) 
         InterruptedRunError: on Ctrl-C or SIGTERM; the run can be resumed.
     """
     check_new(folder)
-    problem = build_problem(config)
+    problem = build_problem(config, _teller(listener))
     run = create_run(config, folder)
     _work(run, problem, listener, config.search.trials, config.search.timeout)
     return run
@@ -38,16 +38,27 @@ def go_on(
     listener: Listener | None = None,
     trials: int | None = None,
     timeout: float | None = None,
+    memory_limit: str | None = None,
 ) -> None:
     """Go on with a run until `trials` are finished in all, by default the configuration's number.
+
+    `timeout` and `memory_limit` replace the configuration's, too.
 
     Raises:
         InputError: when another process works on the run, or models or tasks have changed.
         InterruptedRunError: on Ctrl-C or SIGTERM; the run can be resumed.
     """
-    problem = build_problem(run.config)
+    config = run.config
+    if memory_limit is not None:
+        runtime = config.runtime.model_copy(update={"memory_limit": memory_limit})
+        config = config.model_copy(update={"runtime": runtime})
+    problem = build_problem(config, _teller(listener))
     search_config = run.config.search
     _work(run, problem, listener, trials or search_config.trials, timeout or search_config.timeout)
+
+
+def _teller(listener: Listener | None) -> Callable[[str], None]:
+    return (listener or Listener()).note
 
 
 def _work(run: Run, problem: Problem, listener: Listener | None, trials: int, timeout: float | None) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from evomerge.engine.recipe import Dtype, Frozen, ModelRef
 from evomerge.errors import InputError, unknown_name
 from evomerge.evaluators.config import EvaluateConfig
+from evomerge.sizes import parse_size
 from evomerge.spaces.config import SpaceConfig
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -38,27 +39,28 @@ class ModelsConfig(Frozen):
     experts: tuple[ModelRef, ...] = Field(min_length=1)
 
 
+def _size(value: str | int | None) -> str | int | None:
+    if value is not None:
+        parse_size(value)
+    return value
+
+
 class MergeConfig(Frozen):
     """The section `merge`.
 
     Attributes:
         method: the methods to choose from; one, or a list that the search chooses from.
         dtype: of the candidate. The arithmetic is float32, rounded once.
-        tokenizer: whose vocabulary the candidate has: "base".
+        tokenizer: whose vocabulary the candidate has: "base", "union" or an expert's name.
+        allow_nonfinite: whether sources may hold NaN or infinite weights.
         options: the method's switches and choices.
     """
 
     method: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(default=("task_arithmetic",), min_length=1)
     dtype: Dtype = "bfloat16"
     tokenizer: str = "base"
+    allow_nonfinite: bool = False
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-
-    @field_validator("tokenizer")
-    @classmethod
-    def _only_base(cls, value: str) -> str:
-        if value != "base":
-            raise ValueError(f"the tokenizer must be base in this version (union comes later), but got {value!r}")
-        return value
 
 
 class SearchSection(Frozen):
@@ -85,13 +87,15 @@ class RuntimeConfig(Frozen):
     """The section `runtime`: where a search runs. May differ between a run and its resumption.
 
     Attributes:
-        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:i".
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:i", or "balanced" for all GPUs together.
+        memory_limit: of the host's memory, such as "16GB"; None: what is free.
         workers: processes; 1 in this version.
         storage: the database's URL; None: SQLite inside the run's folder.
         launcher: how workers are started: "processes".
     """
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|balanced|cpu|cuda(:\d+)?)$")
+    memory_limit: Annotated[str | int | None, AfterValidator(_size)] = None
     workers: int = Field(default=1, ge=1)
     storage: str | None = None
     launcher: Literal["processes", "ray"] = "processes"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from evomerge.engine.checkpoint import open_checkpoint
-from evomerge.engine.compatibility import check_compatible
 from evomerge.engine.materialize import Merger
 from evomerge.engine.method import METHODS, validate
 from evomerge.engine.model import choose_device
@@ -14,6 +14,7 @@ from evomerge.evaluators import Evaluator, make_evaluator
 from evomerge.search.config import SearchConfig
 from evomerge.search.sampling import SAMPLERS, SamplerContext, choose_sampler, distributions
 from evomerge.search.warm_starts import check_warm_starts
+from evomerge.sizes import parse_size
 from evomerge.spaces import Merge, Space
 
 
@@ -35,17 +36,30 @@ class Problem:
         return {**digests, "evaluate.tasks": self.evaluator.fingerprint()}
 
 
-def build_problem(config: SearchConfig) -> Problem:
+def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda line: None) -> Problem:
     """Check everything that can be checked, the cheap before the dear, then load the models and the tasks.
+
+    Args:
+        config: of the search.
+        tell: told of the rules applied to the models and of the memory plan, line by line.
 
     Raises:
         InputError: when anything of the configuration, the models or the tasks is wrong; nothing has been written.
     """
     merges = [_merge(config, method) for method in config.merge.method]
     check_warm_starts(config.search.warm_start)
-    device = str(choose_device(config.runtime.device))
-    check_compatible(config.models.base, config.models.experts)
-    merger = Merger(config.models.base, config.models.experts, dtype=config.merge.dtype, device=device)
+    choose_device(config.runtime.device)
+    limit = config.runtime.memory_limit
+    merger = Merger(
+        config.models.base,
+        config.models.experts,
+        config.merge.dtype,
+        config.runtime.device,
+        tokenizer=config.merge.tokenizer,
+        allow_nonfinite=config.merge.allow_nonfinite,
+        memory_limit=None if limit is None else parse_size(limit),
+        tell=tell,
+    )
     space = Space(config.space, merger.num_layers, merges)
     _check_sampler(config, space)
     for method in space.methods:
@@ -65,6 +79,8 @@ def reference_recipes(config: SearchConfig) -> dict[str, Recipe]:
             method=method,
             groups=(Group(parameters={"weight": dict(weights)}),),
             dtype=config.merge.dtype,
+            tokenizer=config.merge.tokenizer,
+            allow_nonfinite=config.merge.allow_nonfinite,
             seed=config.search.seed,
         )
 
@@ -87,6 +103,7 @@ def _merge(config: SearchConfig, name: str) -> Merge:
         options=config.merge.options,
         dtype=config.merge.dtype,
         tokenizer=config.merge.tokenizer,
+        allow_nonfinite=config.merge.allow_nonfinite,
         seed=config.search.seed,
     )
     return Merge(template, method.parameters)

@@ -1,0 +1,203 @@
+"""What a merge keeps where, decided from configurations and headers alone, before any weight is read.
+
+The candidate has to be in memory to be scored. Sources follow in order, the base first, as long as there is room:
+on the device, else (for a GPU) in pinned host memory, else they stay on disk and are read for every candidate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from evomerge.engine.arena import Arena
+from evomerge.engine.store import STAGE, Tier
+from evomerge.errors import InputError
+from evomerge.sizes import readable
+
+WORKING = 2**26
+"""Bytes that kernels and statistics need beside the weights, about."""
+
+COMPILER = 3 * 2**27
+"""Bytes that the compiler's code takes once it is loaded, about."""
+
+SHARE_FOR_MERGING = 0.75
+"""Of a GPU's free memory; the rest is for scoring."""
+
+MIN_STAGE = 2**16
+
+Place = Literal["device", "pinned host", "memory", "disk"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that takes memory: what, how many bytes, where, and whether it is a source of the merge."""
+
+    what: str
+    nbytes: int
+    place: Place
+    source: bool = False
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a merge keeps where.
+
+    Attributes:
+        parts: everything that takes memory.
+        tiers: where the base and each expert are kept.
+        stage: elements of a source on disk that are staged at a time.
+        limit: of the host's memory, in bytes; None: what is free.
+    """
+
+    parts: tuple[Part, ...]
+    tiers: tuple[Tier, ...]
+    stage: int
+    limit: int | None
+
+    @property
+    def host(self) -> int:
+        """Bytes of host memory at the peak, those of the process itself included."""
+        return sum(part.nbytes for part in self.parts if part.place in ("memory", "pinned host"))
+
+    @property
+    def device(self) -> int:
+        """Bytes of all GPUs' memory."""
+        return sum(part.nbytes for part in self.parts if part.place == "device")
+
+    def lines(self) -> list[str]:
+        """The plan for a reader, one line for each part."""
+        rows = [f"{readable(part.nbytes):>9}  {part.place:<11}  {part.what}" for part in self.parts]
+        limit = f", limit {readable(self.limit)}" if self.limit is not None else ""
+        device = f"{readable(self.device)} on the device, " if self.device else ""
+        return [
+            *rows,
+            f"{readable(self.host):>9}  memory in all{limit}"
+            if not device
+            else f"{device}{readable(self.host)} of host memory in all{limit}",
+        ]
+
+
+def plan_memory(
+    arenas: Sequence[Arena], names: Sequence[str], *, limit: int | None = None, in_memory: bool = True
+) -> MemoryPlan:
+    """Decide where the base and the experts are kept.
+
+    Args:
+        arenas: the parameters.
+        names: of the base and the experts.
+        limit: of this process's memory on the host, in bytes; None: what is free now.
+        in_memory: whether the candidate is kept in memory; otherwise it is written to disk piece by piece.
+
+    Raises:
+        InputError: what has to be in memory does not fit.
+    """
+    cuda = any(arena.kind.device.type == "cuda" for arena in arenas)
+    process = Part("this process, libraries included", resident(), "memory")
+    working = Part("kernels and statistics", WORKING, "memory")
+    candidate = Part("the candidate", _candidate(arenas) if in_memory else 0, "device" if cuda else "memory")
+    host = (limit if limit is not None else resident() + available()) - process.nbytes - working.nbytes
+    host -= 0 if cuda else candidate.nbytes
+    room = _free_on_device(arenas) - candidate.nbytes if cuda else host
+    staging = _staging(arenas, range(len(names)), MIN_STAGE)
+    parts = [process, working, *([candidate] if in_memory else [])]
+    if host < staging or room < 0:
+        needs = sum(part.nbytes for part in parts if cuda is False or part is not candidate) + staging
+        where = "memory_limit" if limit is not None else "free memory"
+        if room < 0 and cuda:
+            raise InputError(
+                f"the GPU must hold the candidate ({readable(candidate.nbytes)}) beside what scoring needs"
+            )
+        raise InputError(
+            f"{where} must be at least {readable(needs)} ({', '.join(f'{readable(p.nbytes)} {p.what}' for p in parts)}), "
+            f"but is {readable(host + needs - staging)}"
+        )
+    tiers, placed = _tiers(_sizes(arenas, len(names)), names, room, host, staging, cuda=cuda)
+    return _with_staging(arenas, [*parts, *placed], tiers, limit, host)
+
+
+def _candidate(arenas: Sequence[Arena]) -> int:
+    return sum(arena.numel * arena.kind.out.itemsize for arena in arenas)
+
+
+def _sizes(arenas: Sequence[Arena], sources: int) -> list[int]:
+    return [sum(arena.numel * arena.kind.dtypes[i].itemsize for arena in arenas) for i in range(sources)]
+
+
+def _tiers(
+    sources: Sequence[int], names: Sequence[str], room: int, host: int, staging: int, *, cuda: bool
+) -> tuple[list[Tier], list[Part]]:
+    """Where each source goes, and the parts that follow."""
+    tiers: list[Tier] = []
+    parts = []
+    left = {"device": room, "host": host}
+    for position, (size, name) in enumerate(zip(sources, names, strict=True)):
+        what = f"base {name}" if position == 0 else f"expert {name}"
+        last = position == len(names) - 1 and "disk" not in tiers
+        spare = 0 if last else staging
+        if size <= left["device"] - (0 if cuda else spare):
+            tiers.append("device")
+            left["device"] -= size
+            parts.append(Part(what, size, "device" if cuda else "memory", source=True))
+        elif cuda and size <= left["host"] - spare:
+            tiers.append("host")
+            left["host"] -= size
+            parts.append(Part(what, size, "pinned host", source=True))
+        else:
+            tiers.append("disk")
+            parts.append(Part(what, size, "disk", source=True))
+    return tiers, parts
+
+
+def _with_staging(
+    arenas: Sequence[Arena], parts: Sequence[Part], tiers: Sequence[Tier], limit: int | None, host: int
+) -> MemoryPlan:
+    """The plan, with staging buffers as large as there is room for."""
+    on_disk = [i for i, tier in enumerate(tiers) if tier == "disk"]
+    if not on_disk:
+        return MemoryPlan(tuple(parts), tuple(tiers), STAGE, limit)
+    stage = STAGE
+    held = sum(part.nbytes for part in parts if part.source and part.place != "disk" and part.place != "device")
+    while stage > MIN_STAGE and _staging(arenas, on_disk, stage) > host - held:
+        stage //= 2
+    staged = Part("pieces of what is on disk", _staging(arenas, on_disk, stage), "memory")
+    return MemoryPlan((*parts, staged), tuple(tiers), stage, limit)
+
+
+def _staging(arenas: Sequence[Arena], sources: Sequence[int], stage: int) -> int:
+    """Bytes of the pieces of some sources, for each thread that takes statistics, and of a result's piece."""
+    item = max((sum(arena.kind.dtypes[i].itemsize for i in sources) for arena in arenas), default=0)
+    largest = max((arena.numel for arena in arenas), default=0)
+    return min(stage, largest) * (item * max(torch.get_num_threads(), 1) + 4)
+
+
+def _free_on_device(arenas: Sequence[Arena]) -> int:
+    """Bytes that merging may take on the GPUs."""
+    devices = {arena.kind.device for arena in arenas if arena.kind.device.type == "cuda"}
+    return int(sum(torch.cuda.mem_get_info(device)[0] for device in devices) * SHARE_FOR_MERGING)
+
+
+def resident() -> int:
+    """Bytes of memory that this process takes now; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def available() -> int:
+    """Bytes of memory that are free for this process, control groups considered; without limit where not known."""
+    found = [2**62]
+    try:
+        text = Path("/proc/meminfo").read_text()
+        found += [int(number) * 1024 for number in re.findall(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        found += [max(int(limit) - int(used), 0)] if limit != "max" else []
+    except (OSError, ValueError):
+        pass
+    return min(found)
