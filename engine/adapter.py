@@ -103,14 +103,6 @@ class AdaptedCheckpoint(Checkpoint):
 
         return LowRankReading(weight, self._factor(term.a), self._factor(term.b), term.scale, term.transpose)
 
-    def computes(self, name: str) -> bool:
-        """Whether the adapter has a low-rank term for this tensor."""
-        return name in self._low_rank
-
-    def alters(self, name: str) -> bool:
-        """Whether the tensor differs from the model's own."""
-        return name in self._low_rank or name in self._whole
-
     @property
     def weight_files(self) -> tuple[Path, ...]:
         """The model's weight files, and the adapter's weights and settings."""

@@ -17,6 +17,7 @@ import torch
 from evomerge.engine.checkpoint import Checkpoint, first_line
 from evomerge.engine.headers import MERGEABLE
 from evomerge.engine.layout import Layout, Slot, check_others, held_names, lacks, layout_of
+from evomerge.engine.quiet import quiet
 from evomerge.engine.readings import Reading, ZeroReading, equal
 from evomerge.engine.vocabulary import BASE, UNION, GatheredReading, Run, Vocabulary, choose, vocab_size
 from evomerge.errors import InputError, unknown_name
@@ -24,7 +25,7 @@ from evomerge.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Alignment", "Reading", "align", "check_config", "skeleton"]
+__all__ = ["Alignment", "Reading", "align", "skeleton"]
 
 SAME = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads")
 """Settings that models must share, besides their model_type and the shapes of their parameters."""
@@ -96,8 +97,8 @@ def align(base: Checkpoint, experts: Sequence[Checkpoint], tokenizer: str = BASE
     vocabulary = choose(base, experts, tokenizer)
     config, notes = _config(base, experts, vocabulary)
     notes = [*(note for source in sources for note in source.notes), *vocabulary.notes, *notes]
-    layout, ends, states, tie_notes = _tied(config, sources, vocabulary)
-    found, lack_notes = _found(sources, layout, ends, states, vocabulary)
+    layout, ends, held, tie_notes = _tied(config, sources, vocabulary)
+    found, lack_notes = _found(sources, layout, ends, held, vocabulary)
     notes += [*tie_notes, *lack_notes]
     for expert in experts:
         notes += _check_buffers(base, expert, layout)
@@ -128,8 +129,6 @@ def skeleton(config: PretrainedConfig, checkpoint: Checkpoint) -> PreTrainedMode
     """
     from transformers import AutoModelForCausalLM
 
-    from evomerge.engine.model import quiet
-
     try:
         with quiet(), torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
@@ -147,6 +146,25 @@ class Head(Enum):
     TWICE = "a head that equals the embedding"
     TIED = "one of them, for both"
     MISSING = "no head, though it does not tie them"
+
+
+class Held(NamedTuple):
+    """What one model's files hold of embedding and head, by the names there."""
+
+    head: Head
+    embedding_key: str | None
+    head_key: str | None
+
+    def keys(self, ends: Ends) -> dict[str, str | None]:
+        """The name in the files of each of the two slots; one serves for both where they are tied."""
+        if ends.embedding is None or ends.head is None:
+            return {}
+        shared = self.head is Head.TIED or ends.head is ends.embedding
+        head = self.head_key or (self.embedding_key if shared else None)
+        return {
+            ends.head.name: head,
+            ends.embedding.name: self.embedding_key or (self.head_key if shared else None),
+        }
 
 
 class Ends(NamedTuple):
@@ -193,7 +211,7 @@ def _config(
         own = base.pretrained_config.get_text_config(decoder=True).to_dict()
         differing = [key for key in sorted(own.keys() | settings.keys()) if _matters(key, own, settings)]
         if differing:
-            notes.append(f"{expert.name}: the candidate has the base's {', '.join(differing)}, which differ")
+            notes.append(f"{expert.name}: differs in {', '.join(differing)}; the candidate has the base's")
     return config, notes
 
 
@@ -211,21 +229,22 @@ def _matters(key: str, own: dict[str, Any], settings: dict[str, Any]) -> bool:
 
 def _tied(
     config: PretrainedConfig, sources: Sequence[Checkpoint], vocabulary: Vocabulary
-) -> tuple[Layout, Ends, list[Head], list[str]]:
+) -> tuple[Layout, Ends, list[Held], list[str]]:
     """The layout, with head and embedding tied or not, which the configuration then says too."""
     base, asked = sources[0], _ties(config)
     _set(config, "tie_word_embeddings", False)
     layout, ends = _layout(config, base)
     if ends.embedding is None or ends.head is None:
         _set(config, "tie_word_embeddings", asked)
-        return layout, ends, [Head.OWN for _ in sources], []
-    states = [_head(source, ends.embedding, ends.head, vocabulary) for source in sources]
+        return layout, ends, [Held(Head.OWN, None, None) for _ in sources], []
+    held = [_held(source, ends.embedding, ends.head, vocabulary) for source in sources]
+    states = [own.head for own in held]
     if states[0] is Head.MISSING or Head.OWN in states:
-        return layout, ends, states, _untied_notes(sources, states) if asked or Head.TIED in states else []
+        return layout, ends, held, _untied_notes(sources, states) if asked or Head.TIED in states else []
     _set(config, "tie_word_embeddings", True)
     layout, ends = _layout(config, base)
     notes = [] if asked else ["the candidate ties head and embedding, which are equal in every model"]
-    return layout, ends, states, notes
+    return layout, ends, held, notes
 
 
 def _untied_notes(sources: Sequence[Checkpoint], states: Sequence[Head]) -> list[str]:
@@ -240,15 +259,17 @@ def _ties(config: PretrainedConfig) -> bool:
     return bool(getattr(config, "tie_word_embeddings", getattr(text, "tie_word_embeddings", False)))
 
 
-def _head(source: Checkpoint, embedding: Slot, head: Slot, vocabulary: Vocabulary) -> Head:
-    held = [
+def _held(source: Checkpoint, embedding: Slot, head: Slot, vocabulary: Vocabulary) -> Held:
+    names = [
         held_names(source, slot, _shape(source, slot, Ends(embedding, head, None), vocabulary))
         for slot in (embedding, head)
     ]
-    if all(held):
-        same = equal(source.reading(held[0][0]), source.reading(held[1][0]))
-        return Head.TWICE if same else Head.OWN
-    return Head.TIED if any(held) and _ties(source.pretrained_config) else Head.MISSING
+    first, second = (held[0] if held else None for held in names)
+    if first is not None and second is not None:
+        same = equal(source.reading(first), source.reading(second))
+        return Held(Head.TWICE if same else Head.OWN, first, second)
+    tied = any(names) and _ties(source.pretrained_config)
+    return Held(Head.TIED if tied else Head.MISSING, first, second)
 
 
 def _layout(config: PretrainedConfig, base: Checkpoint) -> tuple[Layout, Ends]:
@@ -272,17 +293,17 @@ def _shape(source: Checkpoint, slot: Slot, ends: Ends, vocabulary: Vocabulary) -
 
 
 def _found(
-    sources: Sequence[Checkpoint], layout: Layout, ends: Ends, states: Sequence[Head], vocabulary: Vocabulary
+    sources: Sequence[Checkpoint], layout: Layout, ends: Ends, held: Sequence[Held], vocabulary: Vocabulary
 ) -> tuple[list[dict[str, Reading | None]], list[str]]:
     """The sources' readings with rows of their own; None: counts as the base's. And notes on what is lacking."""
-    keys = [_keys(source, layout, ends, state, vocabulary) for source, state in zip(sources, states, strict=True)]
+    keys = [_keys(source, layout, ends, own, vocabulary) for source, own in zip(sources, held, strict=True)]
     found: list[dict[str, Reading | None]] = []
     notes: list[str] = []
-    for source, held in zip(sources, keys, strict=True):
+    for source, names in zip(sources, keys, strict=True):
         biases, others = [], []
         readings: dict[str, Reading | None] = {}
         for slot in layout.slots:
-            key = held[slot.name]
+            key = names[slot.name]
             if key is not None:
                 readings[slot.name] = source.reading(key)
             elif slot.name.endswith(".bias"):
@@ -300,15 +321,13 @@ def _found(
     return found, notes
 
 
-def _keys(source: Checkpoint, layout: Layout, ends: Ends, state: Head, vocabulary: Vocabulary) -> dict[str, str | None]:
-    """The name in the source's files of each slot, None where it lacks it; a tied head has its embedding's."""
-    keys: dict[str, str | None] = {}
+def _keys(source: Checkpoint, layout: Layout, ends: Ends, held: Held, vocabulary: Vocabulary) -> dict[str, str | None]:
+    """The name in the source's files of each slot, None where it lacks it."""
+    keys = held.keys(ends)
     for slot in layout.slots:
-        held = held_names(source, slot, _shape(source, slot, ends, vocabulary))
-        keys[slot.name] = held[0] if held else None
-    if state is Head.TIED and ends.embedding is not None and ends.head is not None:
-        own = keys[ends.embedding.name] or keys[ends.head.name]
-        keys[ends.embedding.name] = keys[ends.head.name] = own
+        if slot.name not in keys:
+            names = held_names(source, slot, _shape(source, slot, ends, vocabulary))
+            keys[slot.name] = names[0] if names else None
     return keys
 
 
@@ -322,27 +341,34 @@ def _dtype(slot: Slot, sources: Sequence[Checkpoint], keys: Sequence[dict[str, s
 
 
 def _lacking(source: Checkpoint, names: Sequence[str], what: str) -> list[str]:
-    if not names:
-        return []
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [f"{source.name}: lacks {names[0]}{more}, which count as {what}"]
+    return [f"{source.name}: lacks {_and_more(names)}; counted as {what}"] if names else []
 
 
 def _check_buffers(base: Checkpoint, expert: Checkpoint, layout: Layout) -> list[str]:
-    """Notes on buffers in files that differ from the base's. Raises InputError when they are integers."""
-    notes = []
+    """Notes on buffers in files that are not the base's. Raises InputError when they are integers and differ."""
     parameters = {alias for slot in layout.slots for alias in slot.aliases}
-    for name in sorted((base.headers.keys() & expert.headers.keys()) - parameters):
-        ours, theirs = base.headers[name], expert.headers[name]
-        if ours._replace(offset=0) == theirs._replace(offset=0) and base.data(name) == expert.data(name):
-            continue
-        if ours.dtype not in MERGEABLE or theirs.dtype not in MERGEABLE:
-            raise InputError(
-                f"model {expert.name!r} ({expert.folder}) must hold the base's {name}, since buffers of "
-                f"{theirs.dtype} are not merged, but holds another"
-            )
-        notes.append(f"{expert.name}: {name} is a buffer and differs; the candidate has the base's")
+    alone, differing = [], []
+    for name in sorted(expert.headers.keys() - parameters):
+        theirs, ours = expert.headers[name], base.headers.get(name)
+        if ours is None:
+            alone.append(name)
+        elif ours._replace(offset=0) != theirs._replace(offset=0) or base.data(name) != expert.data(name):
+            if ours.dtype not in MERGEABLE or theirs.dtype not in MERGEABLE:
+                raise InputError(
+                    f"model {expert.name!r} ({expert.folder}) must hold the base's {name}, since buffers of "
+                    f"{theirs.dtype} are not merged, but holds another"
+                )
+            differing.append(name)
+    notes = []
+    if alone:
+        notes.append(f"{expert.name}: {_and_more(alone)} left out, buffers that the base's files lack")
+    if differing:
+        notes.append(f"{expert.name}: differs in the buffer {_and_more(differing)}; the candidate has the base's")
     return notes
+
+
+def _and_more(names: Sequence[str]) -> str:
+    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
 
 
 def _gathered(

@@ -103,14 +103,6 @@ class Checkpoint:
         self._opened(self._shards[name]).read_into(memoryview(data), self.headers[name].offset)
         return bytes(data)
 
-    def computes(self, name: str) -> bool:
-        """Whether `tensor(name)` is computed, rather than read as it is stored."""
-        return False
-
-    def alters(self, name: str) -> bool:
-        """Whether the tensor differs from the one in the folder's own files."""
-        return False
-
     @cached_property
     def config(self) -> dict[str, Any]:
         """What config.json says. Raises InputError when it is missing or no JSON object."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evomerge.engine.alignment import align, check_config
+from evomerge.engine.alignment import align
 from evomerge.engine.checkpoint import Checkpoint, open_checkpoint
 from evomerge.engine.recipe import ModelRef
-from evomerge.engine.vocabulary import check_vocabulary as check_tokenizer
-
-__all__ = ["check_checkpoints", "check_compatible", "check_config", "check_tokenizer"]
 
 
 def check_compatible(base: ModelRef, experts: Sequence[ModelRef], tokenizer: str = "base") -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.engine.checkpoint import first_line
+from evomerge.engine.quiet import quiet
 from evomerge.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ def _digest(path: Path) -> str:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    from evomerge.engine.model import quiet
-
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with quiet():

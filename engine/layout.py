@@ -77,7 +77,7 @@ def layout_of(model: PreTrainedModel) -> Layout:
     owners = {_storage(tensor): name for name, (tensor, _) in live.items()}
     slots = []
     covered: Counter[str] = Counter()
-    for name, view in _file_views(model, {name: tensor for name, (tensor, _) in live.items()}).items():
+    for name, view in file_views(model, {name: tensor for name, (tensor, _) in live.items()}).items():
         owner = owners.get(_storage(view))
         if owner is None:
             raise InputError(f"{type(model).__name__} has {name}, which transformers converts in a way not supported")
@@ -91,23 +91,6 @@ def layout_of(model: PreTrainedModel) -> Layout:
         if covered[name] != tensor.numel():
             raise InputError(f"{type(model).__name__} has {name}, which transformers converts in a way not supported")
     return Layout(tuple(slots), num_layers, _ignored(model))
-
-
-def resolve(checkpoint: Checkpoint, layout: Layout) -> dict[str, str]:
-    """The name in the checkpoint's files of each slot, by slot name; checked from headers.
-
-    Raises:
-        InputError: a parameter is missing, has another shape or dtype, or the files hold one that the model lacks;
-            or two names of one tied parameter hold different weights.
-    """
-    found: dict[str, str] = {}
-    for slot in layout.slots:
-        held = held_names(checkpoint, slot)
-        if not held:
-            raise lacks(checkpoint, slot)
-        found[slot.name] = held[0]
-    check_others(checkpoint, layout)
-    return found
 
 
 def held_names(checkpoint: Checkpoint, slot: Slot, shape: tuple[int, ...] | None = None) -> tuple[str, ...]:
@@ -160,7 +143,15 @@ class _KeepViews(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _file_views(model: PreTrainedModel, live: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def checkpoint_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """What a checkpoint of a live model holds: its parameters, tied ones once, and its persistent buffers."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in names}
+    return {**file_views(model, parameters), **buffers}
+
+
+def file_views(model: PreTrainedModel, live: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Live tensors under the names and in the shapes that files have, whatever the base's own files look like."""
     from transformers.core_model_loading import revert_weight_conversion
 

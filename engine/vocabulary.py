@@ -177,7 +177,7 @@ def choose(base: Checkpoint, experts: Sequence[Checkpoint], tokenizer: str) -> V
         union, added = united(base, [own for own in tokenizers[1:] if own is not None])
         ids = union.get_vocab()
         size = max(vocab_size(base), max(ids.values()) + 1)
-        notes = [f"tokenizer: union has {len(added)} tokens after the base's{_some(added)}"] if added else []
+        notes = [f"tokenizer: the union adds {len(added)} to the base's tokens{_some(added)}"] if added else []
         return _vocabulary(union, size, ids, source_ids, sources, 0, notes)
     position = 1 + [expert.name for expert in experts].index(tokenizer)
     chosen = tokenizers[position] or ours
@@ -199,7 +199,7 @@ def check_vocabulary(base: Checkpoint, expert: Checkpoint) -> None:
         raise InputError(
             f"model {expert.name!r} ({expert.folder}) must have the base's vocab_size {ours}, but has {theirs}{HINT}"
         )
-    if not base.has_tokenizer or _shares_tokenizer(base, expert):
+    if _shares_tokenizer(base, expert):
         return
     known, own = base.token_ids, expert.token_ids
     if known == own:
@@ -334,21 +334,23 @@ def _vocabulary(
     for source, own, rows in zip(sources, source_ids, rows_of, strict=True):
         lacking = sorted(ids.keys() - own.keys(), key=lambda token: ids[token])
         if lacking:
-            where = "the mean over the experts that have it" if source is sources[0] else "the base's"
-            notes.append(f"{source.name}: {len(lacking)} tokens that it lacks{_some(lacking)}: each row is {where}")
+            row = "the mean over the experts that have it" if source is sources[0] else "the base's"
+            notes.append(f"{source.name}: lacks {len(lacking)} of the tokens{_some(lacking)}; a row is {row}")
         left = sorted(own.keys() - ids.keys(), key=lambda token: own[token])
         if left:
-            notes.append(f"{source.name}: {len(left)} tokens are left out{_some(left)}")
+            notes.append(f"{source.name}: {len(left)} of its tokens left out{_some(left)}")
         beyond = len(set(range(size, rows)) - set(own.values()))
         if beyond:
-            notes.append(f"{source.name}: {beyond} rows without a token, beyond the candidate's {size}, are left out")
+            notes.append(
+                f"{source.name}: {beyond} of its rows left out, without a token and beyond the candidate's {size}"
+            )
     rowless = [
         token
         for token in sorted(ids, key=ids.__getitem__)
         if all(own.get(token, rows) >= rows for own, rows in zip(source_ids, rows_of, strict=True))
     ]
     if rowless:
-        notes.append(f"tokenizer: no model has a row for {len(rowless)} tokens{_some(rowless)}: zeros")
+        notes.append(f"tokenizer: {len(rowless)} of the tokens have a row in no model{_some(rowless)}; zeros")
     same = all(own == ids and rows == size for own, rows in zip(source_ids, rows_of, strict=True))
     return Vocabulary(tokenizer, size, ids, None if same else source_ids, follows, tuple(notes))
 

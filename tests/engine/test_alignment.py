@@ -284,7 +284,7 @@ def test_a_head_that_is_lacking_counts_as_the_base_s(tmp_path):
     refs = [ModelRef(model=str(save(tmp_path / name, untied, i))) for i, name in enumerate(("base", "math"))]
     edit(Path(refs[1].model), lambda tensors: tensors.pop(HEAD))
     found = aligned(*refs)
-    assert found.notes == (f"math: lacks {HEAD}, which count as the base's",)
+    assert found.notes == (f"math: lacks {HEAD}; counted as the base's",)
     assert found.readings[1][HEAD] is found.readings[0][HEAD]
     edit(Path(refs[0].model), lambda tensors: tensors.pop(HEAD))
     assert f"must hold {HEAD}, but lacks it" in refused(*refs)
@@ -307,7 +307,7 @@ def test_biases_that_only_some_have(tmp_path):
     assert not whole(found.readings[2][name]).any()
     assert whole(found.readings[1][name]).any()
     assert "math: its mlp_bias is true, so the candidate has these biases" in found.notes
-    assert f"lang: lacks {name} and 20 more, which count as zeros" in found.notes
+    assert f"lang: lacks {name} and 20 more; counted as zeros" in found.notes
 
 
 def test_zeros_have_the_dtype_of_the_bias_that_there_is(tmp_path):
@@ -325,7 +325,7 @@ def test_what_an_expert_lacks_counts_as_the_base_s(zoo, copy_of):
         del tensors[PARAMETER], tensors["model.norm.weight"], tensors["model.layers.0.mlp.up_proj.weight"]
 
     found = aligned(zoo[0], edit(copy_of(zoo[1], "odd"), remove))
-    assert found.notes == ("odd: lacks model.layers.0.mlp.up_proj.weight and 2 more, which count as the base's",)
+    assert found.notes == ("odd: lacks model.layers.0.mlp.up_proj.weight and 2 more; counted as the base's",)
     assert torch.equal(whole(found.readings[1][PARAMETER]), open_checkpoint(zoo[0]).tensor(PARAMETER))
 
 
@@ -342,6 +342,7 @@ def test_integer_buffers_must_be_equal(zoo, copy_of):
     assert f"must hold the base's {name}, since buffers of I64 are not merged" in refused(*refs)
     edit(Path(refs[1].model), lambda tensors: tensors.pop(name))
     assert aligned(*refs).notes == ()
+    assert aligned(*refs[::-1]).notes == (f"base: {name} left out, buffers that the base's files lack",)
 
 
 def test_other_buffers_that_differ_are_noted(zoo, copy_of):
@@ -350,13 +351,13 @@ def test_other_buffers_that_differ_are_noted(zoo, copy_of):
         edit(copy_of(ref, ref.name), lambda t, fill=i: t.update({name: torch.full((4,), float(fill))}))
         for i, ref in enumerate(zoo[:2])
     ]
-    assert aligned(*refs).notes == (f"math: {name} is a buffer and differs; the candidate has the base's",)
+    assert aligned(*refs).notes == (f"math: differs in the buffer {name}; the candidate has the base's",)
 
 
 def test_settings_that_differ_are_noted(zoo, copy_of):
     folder = copy_of(zoo[1], "odd")
     configure(folder, rms_norm_eps=1e-3, attention_dropout=0.5, use_cache=False, max_position_embeddings=77)
-    note = "odd: the candidate has the base's max_position_embeddings, rms_norm_eps, which differ"
+    note = "odd: differs in max_position_embeddings, rms_norm_eps; the candidate has the base's"
     assert aligned(zoo[0], ModelRef(model=str(folder))).notes == (note,)
 
 

@@ -59,7 +59,7 @@ def test_missing_parameter(zoo, copy_of):
     name = "model.layers.1.mlp.up_proj.weight"
     folder = edit(copy_of(zoo[1]), lambda tensors: tensors.pop(name))
     broken = ModelRef(model=str(folder))
-    assert check_compatible(zoo[0], [broken]) == (f"broken: lacks {name}, which count as the base's",)
+    assert check_compatible(zoo[0], [broken]) == (f"broken: lacks {name}; counted as the base's",)
     with pytest.raises(InputError, match=f"must hold {name}, but lacks it"):
         check_compatible(broken, zoo[1:])
 

@@ -87,9 +87,9 @@ def test_union(refs):
 
 def test_union_notes(refs):
     notes = aligned(*refs, tokenizer="union").notes
-    assert notes[0] == f"tokenizer: union has 3 tokens after the base's ({IM_START!r}, {IM_END!r}, {THINK!r})"
-    assert f"math: 1 tokens that it lacks ({THINK!r}): each row is the base's" in notes
-    assert "chat: 3 rows without a token, beyond the candidate's 67, are left out" in notes
+    assert notes[0] == f"tokenizer: the union adds 3 to the base's tokens ({IM_START!r}, {IM_END!r}, {THINK!r})"
+    assert f"math: lacks 1 of the tokens ({THINK!r}); a row is the base's" in notes
+    assert "chat: 3 of its rows left out, without a token and beyond the candidate's 67" in notes
 
 
 def test_union_can_be_saved_and_reads_as_its_sources(refs, tmp_path):
@@ -149,7 +149,7 @@ def test_an_expert_s_tokenizer(refs):
     assert not found.readings[2][HEAD].computed
     assert torch.equal(rows[0][66:], rows[2][66:])
     assert torch.equal(rows[1][66:], rows[2][66:])
-    assert f"math: 1 tokens are left out ({IM_END!r})" in found.notes
+    assert f"math: 1 of its tokens left out ({IM_END!r})" in found.notes
     assert found.notes[0] == "tokenizer: that of chat"
 
 
@@ -178,14 +178,14 @@ def test_padding_rows(tmp_path):
     assert torch.equal(rows[0], torch.cat([base[:64], math[64:], base[65:]]))
     assert torch.equal(rows[1], torch.cat([math, base[65:]]))
     assert torch.equal(rows[2], torch.cat([wide[:64], math[64:], wide[65:72]]))
-    assert "wide: 8 rows without a token, beyond the candidate's 72, are left out" in found.notes
+    assert "wide: 8 of its rows left out, without a token and beyond the candidate's 72" in found.notes
 
 
 def test_tokens_that_no_model_has_a_row_for(tmp_path):
     refs = [model(tmp_path / "base", 0, grown("<pad>")), model(tmp_path / "math", 1, grown("<pad>", IM_START), 64)]
     assert aligned(*refs[:1]).notes == ()
     found = aligned(*refs, tokenizer="union")
-    assert f"tokenizer: no model has a row for 2 tokens ('<pad>', {IM_START!r}): zeros" in found.notes
+    assert f"tokenizer: 2 of the tokens have a row in no model ('<pad>', {IM_START!r}); zeros" in found.notes
     assert found.config.vocab_size == 66
     assert not any(whole(readings[HEAD])[64:].any() for readings in found.readings)
 
