@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -29,10 +32,7 @@ CPU_CHUNK = 2**15
 
 CUDA_CHUNK = 2**25
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cpu": {},
-    "cuda": {"emulate_precision_casts": True, "eager_numerics.division_rounding": True},
-}
+CUDA_OPTIONS: dict[str, Any] = {"emulate_precision_casts": True, "eager_numerics.division_rounding": True}
 """What makes the compiler keep to eager arithmetic: no fused multiply-add, divisions rounded to nearest."""
 
 Kernel = Callable[[torch.Tensor, Sequence[torch.Tensor], Sequence[torch.Tensor]], None]
@@ -89,7 +89,7 @@ class Launcher:
         def kernel(out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> None:
             out.copy_(form.body(chunks, numbers))
 
-        fused = torch.compile(kernel, fullgraph=True, dynamic=False, options=OPTIONS[out.device.type])
+        fused = torch.compile(kernel, fullgraph=True, dynamic=False, options=options_for(out.device))
         for tensor in (out, *chunks, *numbers):
             torch._dynamo.mark_dynamic(tensor, 0)
         try:
@@ -122,8 +122,43 @@ def run_eagerly(form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], n
         list(pool.map(one, starts))
 
 
+def options_for(device: torch.device) -> dict[str, Any]:
+    """The compiler's options: those that keep to eager arithmetic, and on CPU those that vectorize best."""
+    if device.type != "cpu":
+        return dict(CUDA_OPTIONS)
+    vectorizer = vectorizing_compiler()
+    return {"cpp.simdlen": 1, "cpp.cxx": (vectorizer,)} if vectorizer else {}
+
+
 @cache
+def vectorizing_compiler() -> str | None:
+    """A script that calls GCC with its own vectorizer on; None where there is no GCC for x86.
+
+    torch.compile writes vector code of its own and turns GCC's vectorizer off. For our kernels, many comparisons on
+    few numbers, plain loops that GCC vectorizes with mask registers are up to twice as fast.
+    """
+    compiler = shutil.which(os.environ.get("CXX") or "g++")
+    if compiler is None or platform.machine() not in ("x86_64", "AMD64") or os.name != "posix":
+        return None
+    told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    if "Free Software Foundation" not in told:
+        return None
+    text = f'#!/bin/sh\nexec "{compiler}" "$@" -ftree-loop-vectorize -mprefer-vector-width=512\n'
+    script = cache_folder() / "bin" / "g++"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    if not script.is_file() or script.read_text() != text:
+        fresh = script.with_name(f"g++.{os.getpid()}")
+        fresh.write_text(text)
+        fresh.chmod(0o755)
+        fresh.replace(script)
+    return str(script)
+
+
 def keep_compiled_kernels() -> None:
     """Have the compiler keep what it makes in the user's cache, unless TORCHINDUCTOR_CACHE_DIR names a place."""
-    home = Path(os.environ.get("EVOMERGE_CACHE") or Path.home() / ".cache" / "evomerge")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(home / "kernels"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "kernels"))
+
+
+def cache_folder() -> Path:
+    """Where evomerge keeps what it can make again: EVOMERGE_CACHE, or ~/.cache/evomerge."""
+    return Path(os.environ.get("EVOMERGE_CACHE") or Path.home() / ".cache" / "evomerge")

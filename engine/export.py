@@ -73,6 +73,24 @@ def contents_of(
 
 
 def save_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: str | Path,
+    max_shard_size: str = MAX_SHARD,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a live model, its configurations and its tokenizer to `folder`; as `save_contents`.
+
+    Args:
+        model: on any device; the files have its parameters' dtypes.
+        tokenizer: with its chat template; None writes none.
+        folder, max_shard_size: as in `save_contents`.
+        files: the text of further files by name.
+    """
+    return save_contents(contents_of(model, tokenizer), folder, max_shard_size, lambda digest: files or {})
+
+
+def save_contents(
     contents: Contents, folder: str | Path, max_shard_size: str = MAX_SHARD, files: Files | None = None
 ) -> Path:
     """Write weights, configuration, generation configuration and tokenizer to `folder`.

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evomerge.engine.alignment import Alignment, Reading
+from evomerge.engine.alignment import TOKEN_IDS, Alignment, Reading
 from evomerge.engine.arena import Arena, Item, Kind, Segment, arrange, width_of
 from evomerge.engine.layout import Layout, Slot, file_views, layout_of
 from evomerge.engine.quiet import quiet
 from evomerge.engine.readings import DTYPES
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from evomerge.engine.checkpoint import Checkpoint
 
@@ -130,10 +130,19 @@ def _empty(alignment: Alignment, dtype: torch.dtype) -> PreTrainedModel:
     if (base.folder / "generation_config.json").is_file():
         with quiet():
             model.generation_config = GenerationConfig.from_pretrained(base.folder)
+    _take_token_ids(model, base.pretrained_config)
     model.config.architectures = [type(model).__name__]
     model.config.dtype = dtype
     model.train(False).requires_grad_(False)
     return model
+
+
+def _take_token_ids(model: PreTrainedModel, base: PretrainedConfig) -> None:
+    """Where the candidate has another tokenizer than the base, generation stops at that one's tokens."""
+    for key in TOKEN_IDS:
+        own = getattr(model.config, key, None)
+        if own != getattr(base, key, None):
+            setattr(model.generation_config, key, own)
 
 
 def _owners(model: PreTrainedModel, layout: Layout) -> list[Owner]:

@@ -1,11 +1,13 @@
-"""Exact trim thresholds: the k-th largest magnitude of a task vector, and how many elements lie above and at it.
+"""Exact thresholds: the k-th largest of many numbers, and how many of them lie above and at it.
 
-The bits of a non-negative float32, read as an integer, sort as the numbers do. A large vector keeps a histogram
-over the upper 16 bits; the bin that holds the k-th magnitude is looked into once more, unless all of it has the
-same bits. That is the rule for differences of bfloat16 weights, so their thresholds are one look-up.
-A small vector keeps its sorted magnitudes.
+The bits of a non-negative float32, read as an integer, sort as the numbers do. Differences of bfloat16 or float16
+weights take few distinct values, nearly all with 8 lower bits of zero: a large vector of such keeps its distinct
+magnitudes with their counts, so every threshold is one look-up. Differences of float32 weights keep a histogram over
+the upper 16 bits, and the bin that holds the k-th magnitude is looked into once more. A small vector keeps its
+sorted magnitudes.
 
-Memory: at most 64 KiB for a vector of up to 16,384 elements, else 11 bytes for each occupied bin (some thousand).
+Memory: at most 64 KiB for a vector of up to 16,384 elements; else 12 bytes for each distinct magnitude (some ten
+thousand), or 11 for each occupied bin (some thousand).
 """
 
 from __future__ import annotations
@@ -19,8 +21,12 @@ import torch
 
 SMALL = 16_384
 BINS = 2**15
-NOT_FINITE = 0x7F80  # upper bits of infinity; those of NaN are larger or equal
+INFINITE = 0x7F800000  # the bits of infinity; those of NaN are larger
+PIECE = 2**20
+FEW = 16  # elements for each distinct magnitude, at least, where all of these are kept
+LOWER = 8
 RECENT = 64
+NO_SIGN = 0x7FFFFFFF  # -0.0 counts as 0.0
 
 
 class Threshold(NamedTuple):
@@ -50,7 +56,9 @@ class MagnitudeTable:
 
     def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int) -> None:
         self._chunks = chunks
+        self._numel = numel
         self._sorted: np.ndarray | None = None
+        self._mixed: np.ndarray | None = None
         if numel <= SMALL:
             everything = torch.cat([torch.empty(0), *(chunk.cpu() for chunk in chunks())])
             self._sorted = everything.sort().values.numpy()
@@ -61,34 +69,136 @@ class MagnitudeTable:
         """The `Threshold` of k in [1, numel]; the most recent answers are kept."""
 
     def _count(self) -> None:
+        """Count distinct magnitudes, and give up where they are too many."""
+        values, counts, most = np.zeros(0, np.int32), np.zeros(0, np.int64), self._numel // FEW
+        for chunk in gathered(self._chunks(), PIECE):
+            found, times = distinct(chunk)
+            values, counts = merged(np.concatenate([values, found]), np.concatenate([counts, times]))
+            if len(values) > max(most, BINS):
+                self._count_bins()
+                return
+        self._values, self._up_to = values[::-1], counts[::-1].cumsum()
+        self.finite = bool(self._values[0] < INFINITE)
+
+    def _count_bins(self) -> None:
         counts = np.zeros(BINS, dtype=np.int64)
         mixed = np.zeros(BINS, dtype=bool)
         for chunk in self._chunks():
-            bits = chunk.view(torch.int32)
+            bits = chunk.view(torch.int32) & NO_SIGN
             upper, lower = bits >> 16, bits & 0xFFFF
             counts += torch.bincount(upper, minlength=BINS).cpu().numpy()
             if lower.amax() > 0:
                 mixed[upper[lower > 0].cpu().numpy()] = True
-        self._bins = np.flatnonzero(counts)[::-1].astype(np.uint16)
-        self._up_to = counts[self._bins].cumsum()
-        self._mixed = mixed[self._bins]
-        self.finite = bool(self._bins[0] < NOT_FINITE)
+        bins = np.flatnonzero(counts)[::-1]
+        self._values, self._up_to = (bins << 16).astype(np.int32), counts[bins].cumsum()
+        self._mixed = mixed[bins]
+        self.finite = bool(self._values[0] < INFINITE)
 
     def _threshold(self, k: int) -> Threshold:
         if self._sorted is not None:
             return _in_sorted(self._sorted, k)
         place = int(np.searchsorted(self._up_to, k))
         above = int(self._up_to[place - 1]) if place else 0
-        if not self._mixed[place]:
-            value = np.array([int(self._bins[place]) << 16], dtype=np.int32).view(np.float32)[0]
+        if self._mixed is None or not self._mixed[place]:
+            value = self._values[place : place + 1].view(np.float32)[0]
             return Threshold(float(value), above, int(self._up_to[place]) - above)
-        inside = _in_sorted(self._members(int(self._bins[place])), k - above)
+        inside = _in_sorted(self._members(int(self._values[place]) >> 16), k - above)
         return inside._replace(above=above + inside.above)
 
     def _members(self, upper: int) -> np.ndarray:
         """The sorted magnitudes whose upper 16 bits are `upper`."""
-        members = [chunk[chunk.view(torch.int32) >> 16 == upper].cpu() for chunk in self._chunks()]
+        members = [chunk[(chunk.view(torch.int32) & NO_SIGN) >> 16 == upper].cpu() for chunk in self._chunks()]
         return torch.cat(members).sort().values.numpy()
+
+
+class RankTable:
+    """The same for numbers that may have either sign: a `MagnitudeTable` of those above 0 and one of those below.
+
+    Args:
+        chunks: yields the numbers, float32 chunks in order, as often as it is called.
+        numel: how many they are.
+        signed: whether any may be negative.
+
+    Attributes:
+        finite: whether all numbers are.
+        positive: how many are above 0.
+    """
+
+    def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int, *, signed: bool) -> None:
+        self._numel = numel
+        if signed:
+            self._above: MagnitudeTable = MagnitudeTable(lambda: (chunk.clamp(min=0.0) for chunk in chunks()), numel)
+            self._below: MagnitudeTable | None = MagnitudeTable(
+                lambda: ((-chunk).clamp(min=0.0) for chunk in chunks()), numel
+            )
+        else:
+            self._above, self._below = MagnitudeTable(chunks, numel), None
+        self.finite = self._above.finite and (self._below is None or self._below.finite)
+        self.positive = _positive(self._above, numel) if self.finite else 0
+
+    def threshold(self, k: int) -> Threshold:
+        """The `Threshold` of k in [1, numel]."""
+        if self._below is None or k <= self.positive:
+            return self._above.threshold(k)
+        value, above, tied = self._below.threshold(self._numel - k + 1)
+        if value == 0.0:
+            return Threshold(0.0, self.positive, self._numel - self.positive - above)
+        return Threshold(-value, self._numel - above - tied, tied)
+
+
+def _positive(table: MagnitudeTable, numel: int) -> int:
+    if numel == 0:
+        return 0
+    value, above, tied = table.threshold(numel)
+    return above + tied if value > 0.0 else above
+
+
+def gathered(chunks: Iterator[torch.Tensor], numel: int) -> Iterator[torch.Tensor]:
+    """The same numbers in chunks of at least `numel` (the last one may be smaller)."""
+    held: list[torch.Tensor] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += chunk.numel()
+        if size >= numel:
+            yield torch.cat(held)
+            held, size = [], 0
+    if held:
+        yield torch.cat(held)
+
+
+def distinct(chunk: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct magnitudes of a chunk, as the bits of float32, and how often each occurs.
+
+    Magnitudes with lower bits of zero are counted in bins; the others, few among differences of 16-bit weights, are
+    sorted.
+    """
+    bits = chunk.view(torch.int32) & NO_SIGN
+    zeros = bits.numel() - int(bits.count_nonzero())
+    if zeros:  # else the bins would reach from 0 to the smallest magnitude
+        bits = bits[bits != 0]
+        if bits.numel() == 0:
+            return np.zeros(1, np.int32), np.array([zeros])
+    upper = bits >> LOWER
+    first = int(upper.min())
+    counts = torch.bincount(upper - first)
+    odd = bits[(bits & (2**LOWER - 1)) != 0]
+    if odd.numel():
+        counts -= torch.bincount((odd >> LOWER) - first, minlength=counts.numel())
+    bins = counts.nonzero().view(-1)
+    values = ((bins + first) << LOWER).int().cpu().numpy()
+    times = counts[bins].cpu().numpy()
+    others, often = np.unique(odd.cpu().numpy(), return_counts=True)
+    none, no_times = (np.zeros(1, np.int32), np.array([zeros])) if zeros else (np.zeros(0, np.int32), np.zeros(0, int))
+    return merged(np.concatenate([none, values, others]), np.concatenate([no_times, times, often]))
+
+
+def merged(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending values without repetition, the counts of equal ones added."""
+    order = np.argsort(values, kind="stable")
+    values, counts = values[order], counts[order]
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.zeros(0, int)
+    return values[starts], np.add.reduceat(counts, starts) if len(starts) else counts
 
 
 def _in_sorted(ascending: np.ndarray, k: int) -> Threshold:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.engine.checkpoint import open_checkpoint
-from evomerge.engine.export import Contents, check_new_folder, save_checkpoint
+from evomerge.engine.export import Contents, check_new_folder, save_contents
 from evomerge.engine.materialize import StreamedMerger, merger_of, options_of
 from evomerge.engine.method import check_recipe
 from evomerge.engine.recipe import Recipe
@@ -73,7 +73,7 @@ def write_recipe(
     def files(weights: str) -> dict[str, str]:
         return exported_files(Export(to.resolve().name, recipe, sources, weights, parameters, **context))
 
-    return save_checkpoint(contents, to, files=files)
+    return save_contents(contents, to, files=files)
 
 
 def _contents(recipe: Recipe, device: str, memory_limit: str | int | None, tell: Callable[[str], None]) -> Contents:

@@ -63,7 +63,10 @@ def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda lin
     space = Space(config.space, merger.num_layers, merges)
     _check_sampler(config, space)
     for method in space.methods:
-        merger.check(space.recipe(space.constant(method, {})[0]))
+        constant = space.constant(method, {})[0]
+        highest = {dimension.name: dimension.high for dimension in space.dimensions(method)}
+        merger.check(space.recipe(constant))
+        merger.check(space.recipe({**constant, **highest}))
     evaluator = make_evaluator(config.evaluate, merger.tokenizer)
     return Problem(config, merger, evaluator, space)
 

@@ -21,7 +21,7 @@ def mergekit(export: Export) -> str | None:
     others), and for methods mergekit has no twin of.
     """
     recipe = export.recipe
-    if recipe.method not in _EXACT or len(recipe.groups) != 1:
+    if recipe.method not in _EXACT or len(recipe.groups) != 1 or recipe.stack is not None:
         return None
     return yaml.safe_dump(_configuration(recipe), sort_keys=False, width=120)
 

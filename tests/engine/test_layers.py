@@ -23,10 +23,10 @@ from evomerge.engine import Merger, check_compatible
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.layers import Place, assign, find_layers, place
 from evomerge.engine.layout import layout_of
-from evomerge.engine.method import METHODS
 from evomerge.engine.recipe import Group
+from evomerge.engine.tensors import merge_tensors
 from evomerge.errors import InputError
-from tests.engine.tiny import build, defaults, engine_merge, family, llama, recipe
+from tests.engine.tiny import build, family, llama, recipe
 
 SIZES = {
     "vocab_size": 64,
@@ -154,19 +154,14 @@ def test_merged_in_memory_equals_merged_files(name, method, tmp_path):
 
     refs = family(tmp_path, ARCHITECTURES[name][0])[: 2 if method == "slerp" else 3]
     check_compatible(refs[0], refs[1:])
-    chosen = METHODS.get(method)
     numbers = {"t": 0.3} if method == "slerp" else {"weight": 0.7, "density": 0.4}
     merger = Merger(refs[0], refs[1:], "float32", "cpu")
     merger.apply(recipe(refs, method, **numbers))
 
     base, *experts = (open_checkpoint(ref) for ref in refs)
     merged = {
-        key: engine_merge(
-            chosen,
-            base.tensor(key),
-            {expert.name: expert.tensor(key) for expert in experts},
-            defaults(chosen, len(experts), **numbers),
-            parameter=key,
+        key: merge_tensors(
+            method, base.tensor(key), {expert.name: expert.tensor(key) for expert in experts}, numbers, name=key
         )
         for key in base.names()
     }

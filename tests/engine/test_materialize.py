@@ -6,8 +6,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from evomerge.engine import Merger, load_model, merge
-from evomerge.engine import materialize as materialize_module
+from evomerge.engine import compiled as compiled_module
 from evomerge.engine.checkpoint import open_checkpoint
+from evomerge.engine.materialize import StreamedMerger
 from evomerge.engine.method import METHODS
 from evomerge.engine.recipe import Group, ModelRef, Recipe
 from evomerge.engine.reference import reference_merge
@@ -93,7 +94,7 @@ def test_threads_segments_and_order_of_experts_do_not_matter(method, zoo, monkey
     numbers = {"t": 0.4} if method == "slerp" else {"weight": {"math": 0.5, "lang": 0.7, "code": 0.1}, "density": 0.3}
     one = recipe(refs, method, **numbers)
     want = state(merge(one, device="cpu"))
-    monkeypatch.setattr(materialize_module, "SEGMENT", 100)
+    monkeypatch.setattr(compiled_module, "CPU_CHUNK", 100)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -184,20 +185,34 @@ def test_overflow_is_a_candidate_error_that_names_the_parameter(zoo, copy_of):
     merger.apply(recipe([zoo[0], large], "linear", "float16"))
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.0])
-def test_an_expert_with_nan_counts_only_when_it_is_used(weight, zoo, copy_of):
+@pytest.fixture
+def broken(zoo, copy_of):
+    """An expert with two NaNs and an infinity in one parameter, and one in another."""
     folder = copy_of(zoo[1])
     tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.2.mlp.up_proj.weight"][3, 4] = float("nan")
+    tensors["model.layers.2.mlp.up_proj.weight"][3, 4:7] = torch.tensor([float("nan"), float("nan"), float("inf")])
+    tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    bad = ModelRef(model=str(folder), name="bad")
-    merger = Merger(zoo[0], [bad, zoo[2]], "float32", "cpu")
-    one = recipe([zoo[0], bad, zoo[2]], "task_arithmetic", weight={"bad": weight, "lang": 0.5})
-    if weight == 0.0:
-        merger.apply(one)
-    else:
-        with pytest.raises(CandidateError, match=r"but model\.layers\.2\.mlp\.up_proj\.weight holds NaN"):
-            merger.apply(one)
+    return ModelRef(model=str(folder), name="bad")
+
+
+@pytest.mark.parametrize("how", [Merger, StreamedMerger])
+def test_weights_that_are_not_finite_are_refused_by_name_and_count(how, zoo, broken):
+    message = r"expert 'bad' holds 3 NaN or infinite values in model\.layers\.2\.mlp\.up_proj\.weight and in 1 more"
+    with pytest.raises(InputError, match=message):
+        how(zoo[0], [zoo[2], broken], "float32", "cpu")
+    with pytest.raises(InputError, match=r"the base 'bad' holds 3 NaN"):
+        how(broken, [zoo[2]], "float32", "cpu")
+
+
+def test_weights_that_are_not_finite_count_where_they_are_allowed_and_used(zoo, broken):
+    merger = Merger(zoo[0], [broken, zoo[2]], "float32", "cpu", allow_nonfinite=True)
+    refs = [zoo[0], broken, zoo[2]]
+    for weight in (1.0, 0.0):
+        one = recipe(refs, "task_arithmetic", weight={"bad": weight, "lang": 0.5})
+        merger.apply(one.model_copy(update={"allow_nonfinite": True}))
+        finite = merger.model.model.layers[2].mlp.up_proj.weight.isfinite()
+        assert int((~finite).sum()) == (3 if weight else 0)
 
 
 def test_recipes_of_other_models_are_refused(merger, zoo):
@@ -208,9 +223,10 @@ def test_recipes_of_other_models_are_refused(merger, zoo):
         ({"experts": (ModelRef(model=zoo[1].model, name="mth"),)}, "an expert of a recipe must be one of .*'math'"),
         ({"experts": (other,)}, "expert 'math' must be the merger's"),
         ({"dtype": "bfloat16"}, "must have the merger's dtype float32, but has bfloat16"),
-        ({"tokenizer": "union"}, "tokenizer must be 'base', but got 'union'"),
+        ({"tokenizer": "union"}, "must have the merger's tokenizer base, but has union"),
+        ({"allow_nonfinite": True}, "must have the merger's allow_nonfinite False, but has True"),
         ({"method": "tie"}, "merge method must be one of .*did you mean 'ties'"),
-        ({"method": "slerp"}, "slerp must have at most 1 expert, but got 3: math, lang, code"),
+        ({"method": "slerp"}, "slerp must have exactly 1 expert, but got 3: math, lang, code"),
         ({"groups": (Group(layers=(0, 1)),)}, "fits none"),
     ]
     for change, message in wrong:
@@ -240,7 +256,13 @@ def test_check_writes_nothing(merger, zoo):
     ("dtype", "device", "message"),
     [
         ("float8", "cpu", "dtype must be one of"),
-        ("float32", "gpu", "device must be auto, cpu, cuda or cuda:i"),
+        ("float32", "gpu", "device must be auto, cpu, cuda, cuda:i or balanced"),
+        pytest.param(
+            "float32",
+            "balanced",
+            "that this machine has",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason=""),
+        ),
         ("float32", "cuda:99", "that this machine has"),
     ],
 )
