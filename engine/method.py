@@ -58,8 +58,20 @@ Weight = Annotated[tuple[float, ...], Number(1.0, low=-10.0, high=10.0, search=(
 Density = Annotated[tuple[float, ...], Number(1.0, low=0.0, high=1.0)]
 """The share of a task vector's elements that survive."""
 
+Epsilon = Annotated[tuple[float, ...], Number(0.15, low=0.0, high=1.0)]
+"""Half the width of the range of DELLA's probabilities."""
+
+Gamma = Annotated[tuple[float, ...], Number(0.01, low=0.0, high=1.0)]
+"""The share of a task vector's largest elements that are dropped."""
+
 Lambda = Annotated[float, Number(1.0, low=-10.0, high=10.0)]
 """The factor of the merged task vector."""
+
+Strength = Annotated[float, Number(1.0, low=-10.0, high=10.0, search=(0.0, 1.2))]
+"""The same for methods without weights: what a search varies."""
+
+Normalize = Annotated[bool, Switch(False)]
+"""Whether the merged task vector is divided by the sum of the weights."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +83,11 @@ class MergeMethod:
         parameters: one specification for each parameter, in the order of the signature.
         paper: where the method comes from, such as "arXiv:2306.01708".
         function: from statistics and bound parameters to a plan.
+        min_experts: the fewest experts it takes.
         max_experts: the most experts it takes; None: any number.
         ordered: whether the order of the experts matters.
         random: whether it draws random masks from the recipe's seed. (Ties at a trim threshold are settled by it, too.)
-        neutral: numbers that give back the base exactly, whatever the other parameters are.
+        neutral: numbers that give back the base exactly, whatever the other parameters are; empty: there are none.
         doc: the function's docstring.
     """
 
@@ -82,11 +95,22 @@ class MergeMethod:
     parameters: tuple[ParameterSpec, ...]
     paper: str
     function: Callable[..., Plan] = field(repr=False)
+    min_experts: int = 1
     max_experts: int | None = None
     ordered: bool = False
     random: bool = False
     neutral: Mapping[str, float] = field(default_factory=lambda: {"weight": 0.0})
     doc: str = field(default="", repr=False)
+
+    @property
+    def takes(self) -> str:
+        """How many experts it takes, in words: "exactly 2 experts"."""
+        low, high = self.min_experts, self.max_experts
+        if high is None:
+            return f"at least {low} expert{'s'[: low != 1]}"
+        if low == high:
+            return f"exactly {low} expert{'s'[: low != 1]}"
+        return f"{low} to {high} experts"
 
     def parameter(self, name: str) -> ParameterSpec:
         """The specification of the parameter `name`. Raises InputError with the nearest name when there is none."""
@@ -123,6 +147,7 @@ def merge_method(
     *,
     name: str,
     paper: str,
+    min_experts: int = 1,
     max_experts: int | None = None,
     ordered: bool = False,
     random: bool = False,
@@ -141,6 +166,7 @@ def merge_method(
             parameters=_specifications(function),
             paper=paper,
             function=function,
+            min_experts=min_experts,
             max_experts=max_experts,
             ordered=ordered,
             random=random,
@@ -170,11 +196,8 @@ def validate(
     Raises:
         InputError: the method does not take so many experts, a name is unknown, or a value is out of its range.
     """
-    if method.max_experts is not None and len(experts) > method.max_experts:
-        raise InputError(
-            f"{method.name} must have at most {method.max_experts} expert{'s'[: method.max_experts != 1]}, "
-            f"but got {len(experts)}: {', '.join(experts)}"
-        )
+    if not method.min_experts <= len(experts) <= (method.max_experts or len(experts)):
+        raise InputError(f"{method.name} must have {method.takes}, but got {len(experts)}: {', '.join(experts)}")
     for name, option in options.items():
         _check_option(method, method.parameter(name), option)
     for name, value in numbers.items():
@@ -192,11 +215,9 @@ def check_recipe(recipe: Recipe) -> MergeMethod:
     """The recipe's method, after its name, parameters and number of experts were checked.
 
     Raises:
-        InputError: as `validate`, or the recipe wants another tokenizer than the base's.
+        InputError: as `validate`.
     """
     method = METHODS.get(recipe.method)
-    if recipe.tokenizer != "base":
-        raise InputError(f"tokenizer must be 'base', but got {recipe.tokenizer!r}")
     for group in recipe.groups:
         method.bind(group.parameters, recipe.options, [expert.name for expert in recipe.experts])
     return method

@@ -1,7 +1,8 @@
 """Random words that depend on their position alone: one 32-bit word for each (key, expert, element index).
 
 No stream is drawn from, so a word does not change with a device, a chunk size or another parameter's density. An
-element's index is hashed once; each expert's word is that hash, xor-ed with the expert's key and multiplied once.
+element's index is hashed once; each expert's word is that hash, xor-ed with one word of the expert's key and
+multiplied by the other. (One multiplier for all experts would leave their masks correlated: by 5 % for some keys.)
 All arithmetic is modulo 2^32, in int32, which every compiler vectorizes; words are compared as signed numbers.
 """
 
@@ -14,8 +15,6 @@ import torch
 
 WORD = 0xFFFFFFFF
 HALF = 2**31
-GOLDEN = 0x9E3779B9 - 2**32
-"""2^32 divided by the golden ratio, odd, as an int32."""
 
 
 class Key(NamedTuple):
@@ -89,14 +88,15 @@ def element_hash(seed: torch.Tensor, later: torch.Tensor, width: int) -> torch.T
     return h ^ ((h >> 14) & 0x3FFFF)
 
 
-def expert_word(element: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+def expert_word(element: torch.Tensor, key: torch.Tensor, multiplier: torch.Tensor) -> torch.Tensor:
     """The expert's random word of each element, int32, uniform over [-2^31, 2^31).
 
     Args:
         element: int32 [rows, width], from `element_hash`.
         key: int32 [rows, 1]; the low word of the expert's key.
+        multiplier: int32 [rows, 1]; the high word, made odd.
     """
-    return (element ^ key) * GOLDEN
+    return (element ^ key) * multiplier
 
 
 def row_word(key: torch.Tensor, row: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 Nothing here depends on a candidate's coefficients, so a search pays for it once. Sums run in float64 over chunks
 of a fixed size, one after the other: the same on every run, for any number of threads and wherever the sources
-are. Kept are (n + 1)^2 numbers a parameter for Gram matrices and a `MagnitudeTable` for each parameter and expert
-that was trimmed.
+are. Kept are (n + 1)^2 numbers a parameter for Gram matrices and a table of ranks for each score of its elements
+that a method asked for, such as the magnitudes of an expert that was trimmed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 import torch
 
 from evomerge.engine.arena import Segment
-from evomerge.engine.magnitudes import MagnitudeTable
-from evomerge.engine.plan import EVERY, NOTHING, Array, Cut
-from evomerge.engine.random_bits import HALF, Keys, element_hash, expert_word, random_key, row_seeds, signed
+from evomerge.engine.della import critical_densities, survives
+from evomerge.engine.magnitudes import RankTable
+from evomerge.engine.plan import EVERY, NOTHING, Array, Cut, Keep, Score
+from evomerge.engine.random_bits import HALF, Keys, element_hash, expert_word, random_key, row_seeds, row_word, signed
+from evomerge.engine.scores import SCORES, Piece, divergences, variance
 from evomerge.engine.store import BASE, Store
 from evomerge.errors import InputError
 
@@ -29,7 +31,7 @@ CHUNK = 2**15
 
 
 class Statistics:
-    """The statistics of all parameters of one set of sources.
+    """The statistics of all parameters of one set of sources. Experts go by their position in the store.
 
     Args:
         store: base and experts.
@@ -37,10 +39,12 @@ class Statistics:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._grams: dict[str, tuple[tuple[float, ...], ...]] = {}
+        self._grams: dict[str, Array] = {}
         self._row_grams: dict[str, Array] = {}
-        self._tables: dict[tuple[str, int], MagnitudeTable] = {}
-        self._l1: dict[tuple[str, int], float] = {}
+        self._tables: dict[tuple[str, Score], RankTable] = {}
+        self._totals: dict[tuple[str, Score], float] = {}
+        self._extremes: dict[tuple[str, Score], tuple[float, float]] = {}
+        self._divergences: dict[tuple[str, int], Array] = {}
 
     def of(self, parameter: str, experts: Sequence[int], seed: int) -> OneParameter:
         """The statistics of `parameter` as a recipe with these experts (by position here) and this seed sees it."""
@@ -50,73 +54,131 @@ class Statistics:
         """Where the parameter lies."""
         return self.store.segments[parameter][1]
 
-    def gram(self, parameter: str) -> tuple[tuple[float, ...], ...]:
-        """As `ParameterStatistics.gram`, of all experts."""
+    def width(self, parameter: str) -> int:
+        """Elements a row of the parameter's arena."""
+        return self.store.segments[parameter][0].kind.width
+
+    def gram(self, parameter: str) -> Array:
+        """Inner products of the base and all task vectors: float64 [n + 1, n + 1]."""
         return _kept(self._grams, parameter, lambda: self._gram(parameter))
 
     def row_grams(self, parameter: str) -> Array:
-        """As `ParameterStatistics.row_grams`, of all experts."""
+        """The same for each row: float64 [rows, n + 1, n + 1]."""
         return _kept(self._row_grams, parameter, lambda: self._gram_rows(parameter))
 
-    def table(self, parameter: str, expert: int) -> MagnitudeTable:
-        """The magnitudes of the expert's task vector. Raises InputError when one is not finite."""
-        return _kept(self._tables, (parameter, expert), lambda: self._table(parameter, expert))
+    def table(self, parameter: str, score: Score) -> RankTable:
+        """The ranks of a score. Raises InputError when one is not finite."""
+        return _kept(self._tables, (parameter, score), lambda: self._table(parameter, score))
 
-    def l1(self, parameter: str, expert: int) -> float:
-        """sum abs(d_i) over all elements."""
-        return _kept(self._l1, (parameter, expert), lambda: self.kept_l1(parameter, expert, None, EVERY))
+    def total(self, parameter: str, score: Score) -> float:
+        """The sum of a score."""
 
-    def kept_l1(self, parameter: str, expert: int, keys: Keys | None, cut: int) -> float:
-        """sum abs(d_i) over the elements whose random word is below `cut`; not kept, since it depends on the seed.
+        def compute() -> float:
+            return sum(float(part.sum(dtype=torch.float64)) for part in self.scores(parameter, score))
+
+        return _kept(self._totals, (parameter, score), compute)
+
+    def extremes(self, parameter: str, score: Score) -> tuple[float, float]:
+        """The smallest and the largest score; there is at least one."""
+
+        def compute() -> tuple[float, float]:
+            found = torch.stack([torch.stack(part.aminmax()) for part in self.scores(parameter, score)])
+            return float(found[:, 0].min()), float(found[:, 1].max())
+
+        return _kept(self._extremes, (parameter, score), compute)
+
+    def divergences(self, parameter: str, expert: int) -> Array:
+        """As `ParameterStatistics.divergences`."""
+        return _kept(self._divergences, (parameter, expert), lambda: self._divergences_of(parameter, expert))
+
+    def scores(self, parameter: str, score: Score) -> Iterator[torch.Tensor]:
+        """The scores of all elements, float32 chunks in order."""
+        known = SCORES[score.kind]
+        for _, piece in self._pieces(parameter, score.experts, by_row=known.by_row):
+            yield known.function(piece, score.numbers)
+
+    def kept_l1(self, parameter: str, expert: int, keys: Keys, keep: Keep) -> float:
+        """sum abs(d_i) over the elements that survive the random masks; not kept, since they depend on the seed.
 
         Args:
             parameter, expert: whose.
-            keys: of the parameter's words, and of this expert's alone; None sums all.
-            cut: in [0, 2^32].
+            keys: of the parameter's words, and of this expert's alone.
+            keep: `cut`, `density` and `epsilon` count.
         """
-        total, start = 0.0, 0
-        for magnitude in self._magnitudes(parameter, expert):
-            if keys is not None:
-                magnitude.mul_(words(keys, start, magnitude) < cut)
-            total += float(magnitude.sum(dtype=torch.float64))
-            start += magnitude.numel()
+        total = 0.0
+        for start, piece in self._pieces(parameter, (expert,), by_row=keep.density is not None):
+            (delta,) = piece.deltas
+            word = words(keys, start, delta)
+            if keep.density is None:
+                mask = word < keep.cut
+            else:
+                density = torch.tensor(keep.density, dtype=torch.float32, device=delta.device)
+                mask = survives(critical_densities(delta, piece.columns, word, keep.epsilon), density)
+            total += float((delta.abs() * mask).sum(dtype=torch.float64))
         return total
 
-    @property
-    def _sources(self) -> range:
-        return range(len(self.store.experts) + 1)
+    def selected_squares(
+        self, parameter: str, experts: Sequence[int], floor: Cut | None, keys: Keys
+    ) -> tuple[float, ...]:
+        """As `ParameterStatistics.selected_squares`."""
+        totals, width = [0.0] * len(experts), self.width(parameter)
+        for start, piece in self._pieces(parameter, experts):
+            deltas = piece.deltas
+            if floor is not None:
+                number = torch.arange(start, start + piece.base.numel(), device=piece.base.device) // width
+                lucky = row_word(torch.tensor(keys.element.high, device=number.device), number) < floor.ties
+                value = torch.where(lucky, floor.below, floor.value).float()
+                mask = variance(deltas) > value
+                deltas = [torch.where(mask, delta, 0.0) for delta in deltas]
+            for i, delta in enumerate(deltas):
+                totals[i] += float(delta.double().square().sum())
+        return tuple(totals)
 
-    def _gram(self, parameter: str) -> tuple[tuple[float, ...], ...]:
-        gram = np.zeros((len(self._sources), len(self._sources)))
-        for _, pieces in self.store.chunks(parameter, self._sources, CHUNK):
-            parts = [piece.double() for piece in pieces]
+    def _pieces(self, parameter: str, experts: Sequence[int], *, by_row: bool = False) -> Iterator[tuple[int, Piece]]:
+        """(position of the first element, piece), over all of the parameter."""
+        columns = self.segment(parameter).columns
+        sources = (BASE, *(expert + 1 for expert in experts))
+        for start, (base, *own) in self.store.chunks(parameter, sources, CHUNK, columns if by_row else 1):
+            yield start, Piece(base.float(), [expert.float() for expert in own], columns)
+
+    @property
+    def _everyone(self) -> range:
+        return range(len(self.store.experts))
+
+    def _gram(self, parameter: str) -> Array:
+        size = len(self._everyone) + 1
+        gram = np.zeros((size, size))
+        for _, piece in self._pieces(parameter, self._everyone):
+            base = piece.base.double()
+            parts = [base, *(expert.double() - base for expert in piece.experts)]
             for i, left in enumerate(parts):
                 for j in range(i + 1):
                     gram[i, j] += float((left * parts[j]).sum())
-        gram = np.tril(gram) + np.tril(gram, -1).T
-        return tuple(tuple(map(float, row)) for row in gram)
+        return np.asarray(np.tril(gram) + np.tril(gram, -1).T)
 
     def _gram_rows(self, parameter: str) -> Array:
-        columns = self.segment(parameter).columns
+        columns, size = self.segment(parameter).columns, len(self._everyone) + 1
         rows = []
-        for _, pieces in self.store.chunks(parameter, self._sources, CHUNK, columns):
-            stacked = torch.stack([piece.view(-1, columns).double() for piece in pieces], dim=1)
+        for _, piece in self._pieces(parameter, self._everyone, by_row=True):
+            base = piece.base.double()
+            parts = [base, *(expert.double() - base for expert in piece.experts)]
+            stacked = torch.stack([part.view(-1, columns) for part in parts], dim=1)
             rows.append((stacked @ stacked.mT).cpu().numpy())
-        size = len(self._sources)
         return np.concatenate(rows) if rows else np.zeros((0, size, size))
 
-    def _table(self, parameter: str, expert: int) -> MagnitudeTable:
-        table = MagnitudeTable(lambda: self._magnitudes(parameter, expert), self.segment(parameter).numel)
+    def _table(self, parameter: str, score: Score) -> RankTable:
+        signed = SCORES[score.kind].signed
+        table = RankTable(lambda: self.scores(parameter, score), self.segment(parameter).numel, signed=signed)
         if not table.finite:
-            name = self.store.experts[expert]
+            names = ", ".join(repr(self.store.experts[expert]) for expert in score.experts)
             raise InputError(
-                f"weights must be finite to be trimmed, but {parameter} of base or expert {name!r} holds NaN or infinity"
+                f"weights must be finite to be ranked, but {parameter} of the base or of {names} holds NaN or infinity"
             )
         return table
 
-    def _magnitudes(self, parameter: str, expert: int) -> Iterator[torch.Tensor]:
-        for _, (base, own) in self.store.chunks(parameter, (BASE, expert + 1), CHUNK):
-            yield (own.float() - base.float()).abs_()
+    def _divergences_of(self, parameter: str, expert: int) -> Array:
+        found = [divergences(piece).cpu().numpy() for _, piece in self._pieces(parameter, (expert,), by_row=True)]
+        return np.concatenate(found) if found else np.zeros(0)
 
 
 class OneParameter:
@@ -151,39 +213,88 @@ class OneParameter:
         element = random_key(self._seed, "", self._parameter)
         return Keys(element, tuple(random_key(self._seed, name, self._parameter) for name in names))
 
-    def gram(self) -> tuple[tuple[float, ...], ...]:
+    def gram(self) -> Array:
         """Inner products of base (row 0) and experts."""
-        gram = self._statistics.gram(self._parameter)
-        return tuple(tuple(gram[i][j] for j in self._rows) for i in self._rows)
+        return _of_weights(self._chosen(self._statistics.gram(self._parameter)))
 
     def row_grams(self) -> Array:
         """The same for each row."""
-        return self._statistics.row_grams(self._parameter)[:, self._rows][:, :, self._rows]
+        return _of_weights(self._chosen(self._statistics.row_grams(self._parameter)))
+
+    def task_gram(self) -> Array:
+        """Inner products of the task vectors."""
+        return self._chosen(self._statistics.gram(self._parameter))[1:, 1:]
+
+    def row_task_grams(self) -> Array:
+        """The same for each row."""
+        return self._chosen(self._statistics.row_grams(self._parameter))[:, 1:, 1:]
 
     def largest(self, expert: int, k: int) -> Cut | None:
-        """Where the k largest of abs(d_i) end.
+        """Where the k largest of abs(d_i) end."""
+        return self.cut(Score("magnitude", (expert,)), k)
 
-        Of the elements tied at the k-th magnitude the share (k - above) / tied are among them, by the words of
-        their rows (docs/decisions/0002-ties-at-the-trim-threshold.md).
+    def l1(self, expert: int, keep: Keep | None = None) -> float:
+        """sum abs(d_i), over the elements that survive `keep`'s random masks where it is given."""
+        if keep is None:
+            return self.total(Score("magnitude", (expert,)))
+        keys = self.keys()
+        own = Keys(keys.element, (keys.experts[expert],))
+        return self._statistics.kept_l1(self._parameter, self._experts[expert], own, keep)
+
+    def cut(self, score: Score, k: int) -> Cut | None:
+        """Where the k largest scores end.
+
+        Of the elements tied at the k-th score the share (k - above) / tied are among them, by the words of their
+        rows (docs/decisions/0002-ties-at-the-trim-threshold.md).
         """
         if k >= self.numel:
             return None
         if k == 0:
             return NOTHING
-        value, above, tied = self._statistics.table(self._parameter, self._experts[expert]).threshold(k)
-        return Cut(value, (k - above) * EVERY // tied) if value > 0.0 else Cut(0.0)
+        value, above, tied = self._table(score).threshold(k)
+        return Cut(value, (k - above) * EVERY // tied)
 
-    def l1(self, expert: int, cut: int = EVERY) -> float:
-        """sum abs(d_i) over the elements whose random word is below `cut`."""
-        if cut == EVERY:
-            return self._statistics.l1(self._parameter, self._experts[expert])
-        keys = self.keys()
-        own = Keys(keys.element, (keys.experts[expert],))
-        return self._statistics.kept_l1(self._parameter, self._experts[expert], own, cut)
+    def ranked(self, score: Score, k: int) -> float:
+        """The k-th largest score."""
+        return self._table(score).threshold(k).value
 
-    @property
-    def _rows(self) -> list[int]:
-        return [BASE, *(expert + 1 for expert in self._experts)]
+    def nonzero(self, score: Score) -> int:
+        """How many scores are not 0."""
+        return self._table(score).positive if self.numel else 0
+
+    def extremes(self, score: Score) -> tuple[float, float]:
+        """The smallest and the largest score."""
+        return self._statistics.extremes(self._parameter, self._placed(score)) if self.numel else (0.0, 0.0)
+
+    def total(self, score: Score) -> float:
+        """The sum of the scores."""
+        return self._statistics.total(self._parameter, self._placed(score))
+
+    def selected_squares(self, experts: Sequence[int], floor: Cut | None) -> tuple[float, ...]:
+        """sum d_i^2 over the positions where the variance passes the cut."""
+        places = [self._experts[expert] for expert in experts]
+        return self._statistics.selected_squares(self._parameter, places, floor, self.keys())
+
+    def divergences(self, expert: int) -> Array:
+        """How much each row's softmax has moved."""
+        return self._statistics.divergences(self._parameter, self._experts[expert])
+
+    def _table(self, score: Score) -> RankTable:
+        return self._statistics.table(self._parameter, self._placed(score))
+
+    def _placed(self, score: Score) -> Score:
+        return score._replace(experts=tuple(self._experts[expert] for expert in score.experts))
+
+    def _chosen(self, grams: Array) -> Array:
+        rows = [BASE, *(expert + 1 for expert in self._experts)]
+        return np.asarray(grams[..., rows, :][..., rows])
+
+
+def _of_weights(gram: Array) -> Array:
+    """Inner products of base and experts, from those of base and task vectors: x_i = b + d_i."""
+    to = np.eye(gram.shape[-1])
+    to[:, 0] = 1.0
+    return np.asarray(to @ gram @ to.T)
 
 
 def words(keys: Keys, start: int, like: torch.Tensor) -> torch.Tensor:
@@ -201,8 +312,8 @@ def words(keys: Keys, start: int, like: torch.Tensor) -> torch.Tensor:
     first, last = start // width, -(-(start + like.numel()) // width)
     rows = torch.arange(first, last, device=like.device) * width
     seed, later = row_seeds(keys.element, rows)
-    key = signed(torch.tensor(keys.experts[0].low, device=like.device))
-    word = expert_word(element_hash(seed[:, None], later[:, None], width), key).view(-1).long() + HALF
+    key, multiplier = signed(torch.tensor([keys.experts[0].low, keys.experts[0].high | 1], device=like.device))
+    word = expert_word(element_hash(seed[:, None], later[:, None], width), key, multiplier).view(-1).long() + HALF
     return word[start - first * width : start - first * width + like.numel()]
 
 

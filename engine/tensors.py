@@ -14,7 +14,7 @@ from evomerge.engine.execute import carry_out
 from evomerge.engine.kernels import prepare
 from evomerge.engine.method import METHODS
 from evomerge.engine.statistics import Statistics
-from evomerge.engine.store import Store
+from evomerge.engine.store import Store, Tier
 
 
 class TensorReading:
@@ -61,15 +61,22 @@ def merge_tensors(
     """
     chosen = METHODS.get(method)
     given = dict(parameters or {})
-    options = {spec.name: given.pop(spec.name) for spec in chosen.parameters if spec.kind != "number" and spec.name in given}
-    values = chosen.bind(given, options, list(experts))
+    switches = [spec.name for spec in chosen.parameters if spec.kind != "number" and spec.name in given]
+    values = chosen.bind(given, {switch: given.pop(switch) for switch in switches}, list(experts))
+    store = store_of(base, experts, name, dtype)
+    statistics = Statistics(store).of(name, range(len(experts)), seed)
+    work = prepare(chosen.plan(statistics, values), statistics.keys(), seed)
+    (arena,) = store.arenas
+    out = torch.zeros(arena.rows, arena.kind.width, dtype=dtype, device=base.device)
+    carry_out(arena, {name: work}, Derived(store).fetch, out, launcher or Launcher())
+    return arena.segments[0].view(out)
+
+
+def store_of(base: torch.Tensor, experts: Mapping[str, torch.Tensor], name: str, dtype: torch.dtype) -> Store:
+    """A store of one parameter; arguments as those of `merge_tensors`."""
     sources = (base, *experts.values())
     kind = Kind(width_of(base.numel()), tuple(tensor.dtype for tensor in sources), dtype, base.device)
     arenas = arrange([Item(name, tuple(base.shape), kind)])
     readings = [{name: TensorReading(tensor)} for tensor in sources]
-    store = Store(arenas, readings, ("base", *experts), ("device",) * len(sources))
-    statistics = Statistics(store).of(name, range(len(experts)), seed)
-    work = prepare(chosen.plan(statistics, values), statistics.keys(), seed)
-    out = torch.zeros(arenas[0].rows, kind.width, dtype=dtype, device=base.device)
-    carry_out(arenas[0], {name: work}, Derived(store).fetch, out, launcher or Launcher())
-    return arenas[0].segments[0].view(out)
+    tiers: list[Tier] = ["device"] * len(sources)
+    return Store(arenas, readings, ("base", *experts), tiers)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from evomerge.engine.dare import Rescale, drop
-from evomerge.engine.method import Density, Lambda, Switch, Weight, merge_method
+from evomerge.engine.method import Density, Lambda, Normalize, Weight, merge_method
 from evomerge.engine.plan import ParameterStatistics, Plan, task_vectors
 
 
@@ -16,9 +14,21 @@ def dare_ties(
     weight: Weight,
     density: Density,
     lambda_: Lambda,
-    normalize: Annotated[bool, Switch(False)],
+    normalize: Normalize,
     rescale: Rescale,
 ) -> Plan:
-    """As ties, but each element of d_i is kept with probability `density` instead of by its magnitude."""
+    """Drop most of each task vector at random, then let the experts vote on each sign.
+
+    As ties, but each element of d_i is kept with probability `density` instead of by its magnitude.
+
+    Pick it like dare_linear, when the experts' changes also conflict in sign.
+
+    weight: how much each expert counts, in the vote and in the sum.
+    density: the probability of keeping an element.
+    lambda: the factor of the merged task vector.
+    rescale: as in dare_linear.
+
+    The masks follow from the recipe's seed alone. One expert: as in dare_linear.
+    """
     keep = drop(statistics, density, weight, rescale)
     return task_vectors(weight, keep, elect=True, normalize=normalize, scale=lambda_)

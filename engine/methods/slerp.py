@@ -15,7 +15,15 @@ PARALLEL = 0.9995
 def slerp(
     statistics: ParameterStatistics, *, t: Annotated[float, Number(0.5, low=0.0, high=1.0, search=(0.0, 1.0))]
 ) -> Plan:
-    """(sin((1-t) theta) b + sin(t theta) x) / sin theta, with theta the angle between b and x, not normalized.
+    """Go from the base to one expert along an arc.
+
+    (sin((1-t) theta) b + sin(t theta) x) / sin theta, with theta the angle between b and x, not normalized.
+
+    Pick it to blend two models, the base being one of them, where a straight average would shrink the weights:
+    models that were trained apart. Between a base and its own fine-tuning the arc is nearly a line. For two
+    fine-tunings of one base take nuslerp, for more multislerp or karcher.
+
+    t: 0 is the base, 1 the expert.
 
     Plain (1-t) b + t x where abs(cos theta) > 0.9995, and where b or x is zero and so has no angle.
     """

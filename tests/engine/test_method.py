@@ -24,7 +24,10 @@ def registered():
 
 
 def test_built_in_methods():
-    assert METHODS.names() == ("dare_linear", "dare_ties", "linear", "slerp", "task_arithmetic", "ties")
+    assert " ".join(METHODS.names()) == (
+        "arcee_fusion breadcrumbs breadcrumbs_ties consensus dare_linear dare_ties della della_linear karcher linear"
+        " model_stock multislerp nearswap nuslerp passthrough pcb ram sce slerp task_arithmetic ties"
+    )
 
 
 def test_the_signature_is_the_schema(registered):
@@ -54,7 +57,7 @@ def test_the_signature_is_the_schema(registered):
     )
     values = toy.bind({"weight": {"lang": 2, "math": 1}, "depth": 1}, {"mode": "b", "lambda": 3}, EXPERTS)
     assert toy.plan(None, values) == ((1.0, 2.0), 3.0, 1.0, True, "b")
-    with pytest.raises(InputError, match="toy must have at most 2 experts, but got 3: a, b, c"):
+    with pytest.raises(InputError, match="toy must have 1 to 2 experts, but got 3: a, b, c"):
         toy.bind({}, {}, ("a", "b", "c"))
 
 
@@ -101,9 +104,18 @@ def test_validate_accepts_numbers_bounds_and_mappings():
     validate(METHODS.get("ties"), numbers, {"normalize": False}, EXPERTS)
 
 
-def test_slerp_takes_one_expert():
-    with pytest.raises(InputError, match="slerp must have at most 1 expert, but got 2: math, lang"):
-        validate(METHODS.get("slerp"), {}, {}, EXPERTS)
+@pytest.mark.parametrize(
+    ("name", "experts", "message"),
+    [
+        ("slerp", ("math", "lang"), "slerp must have exactly 1 expert, but got 2: math, lang"),
+        ("nuslerp", ("math",), "nuslerp must have exactly 2 experts, but got 1: math"),
+        ("nuslerp", ("a", "b", "c"), "nuslerp must have exactly 2 experts, but got 3: a, b, c"),
+        ("model_stock", ("math",), "model_stock must have at least 2 experts, but got 1: math"),
+    ],
+)
+def test_the_number_of_experts_is_checked(name, experts, message):
+    with pytest.raises(InputError, match=message):
+        validate(METHODS.get(name), {}, {}, experts)
 
 
 def test_check_recipe():

@@ -6,70 +6,87 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.engine.random_bits import Key, random_bits, random_key
+from evomerge.engine.random_bits import Key, Keys, element_hash, expert_word, random_key, row_seeds, row_word, signed
+from evomerge.engine.statistics import words
 
 MASK = 2**32 - 1
 
 
-def plain_word(key: Key, index: int) -> int:
-    """triple32 in Python's integers."""
-    high = ((index >> 32) * 0x9E3779B9 + key.high) & MASK
-    h = (index ^ key.low) & MASK
+def plain_word(shared: Key, own: Key, index: int) -> int:
+    """The word in Python's integers: triple32, xor, one multiplication; as an unsigned number of the same order."""
+    high = ((index >> 32) * 0x9E3779B9 + shared.high) & MASK
+    h = (index ^ shared.low) & MASK
     h = ((h ^ (h >> 17)) * 0xED5AD4BB) & MASK
     h = ((h ^ (h >> 11)) * 0xAC4C1B51 + high) & MASK
     h = ((h ^ (h >> 15)) * 0x31848BAB) & MASK
-    return h ^ (h >> 14)
+    h ^= h >> 14
+    return (((h ^ own.low) * (own.high | 1)) & MASK) ^ 2**31
 
 
-@given(low=st.integers(0, MASK), high=st.integers(0, MASK), index=st.integers(0, 2**40))
-def test_words_are_those_of_plain_integers(low, high, index):
-    assert random_bits(Key(low, high), torch.tensor([index])).item() == plain_word(Key(low, high), index)
+def words_of(shared: Key, own: Key, start: int, count: int) -> torch.Tensor:
+    return words(Keys(shared, (own,)), start, torch.empty(count))
 
 
-def test_words_do_not_depend_on_chunks():
-    key = random_key(3, "math", "w")
-    start = 2**32 - 500
-    whole = random_bits(key, torch.arange(start, start + 1000))
-    parts = torch.cat([random_bits(key, torch.arange(start + i, start + i + 125)) for i in range(0, 1000, 125)])
-    assert torch.equal(whole, parts)
-    assert not torch.equal(whole[500:], random_bits(key, torch.arange(500)))
+word = st.integers(0, MASK)
+keys = st.builds(Key, word, word)
+
+
+@given(shared=keys, own=keys, start=st.integers(0, 2**40), count=st.integers(1, 40))
+def test_words_are_those_of_plain_integers(shared, own, start, count):
+    want = [plain_word(shared, own, start + i) for i in range(count)]
+    assert words_of(shared, own, start, count).tolist() == want
+
+
+@pytest.mark.parametrize("width", [16, 1024])
+def test_words_do_not_depend_on_how_elements_lie_in_rows(width):
+    shared, own = random_key(3, "", "w"), random_key(3, "math", "w")
+    start = 2**32 - 4 * width
+    rows = start + torch.arange(8) * width
+    seed, later = row_seeds(shared, rows)
+    key, multiplier = signed(torch.tensor([own.low, own.high | 1]))
+    found = expert_word(element_hash(seed[:, None], later[:, None], width), key, multiplier)
+    assert torch.equal(found.view(-1).long() + 2**31, words_of(shared, own, start, 8 * width))
 
 
 def test_known_words():
     """Words never change between versions: a recipe is the whole cause of its candidate."""
-    assert random_key(0, "math", "model.norm.weight") == Key(1708642894, 2520308450)
-    assert random_bits(Key(1, 2), torch.arange(3)).tolist() == [1731327072, 1661508466, 2955144115]
+    assert random_key(0, "math", "model.norm.weight") == Key(4042678745, 955868496)
+    assert words_of(Key(1, 2), Key(3, 4), 0, 3).tolist() == [2214184431, 1865091381, 4038302320]
+    assert row_word(torch.tensor(7), torch.arange(3)).tolist() == [7, 2654435776, 1013904249]
 
 
 def test_every_field_of_a_key_matters():
-    keys = {
-        random_key(*fields)
-        for fields in [(0, "a", "b"), (1, "a", "b"), (0, "ab", ""), (0, "", "ab"), (0, "a", "b", "other")]
-    }
-    assert len(keys) == 5
+    keys = {random_key(*fields) for fields in [(0, "a", "b"), (1, "a", "b"), (0, "ab", ""), (0, "", "ab")]}
+    assert len(keys) == 4
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(30))
 def test_words_are_uniform_and_independent(seed):
     size = 1 << 16
-    one = random_bits(random_key(seed, "a", "w"), torch.arange(size)).numpy()
-    two = random_bits(random_key(seed, "b", "w"), torch.arange(size)).numpy()
-    for words in (one, one[::2], one & 0xFFFF):
-        counts = np.bincount((words * 64 // (words.max() + 1)).astype(int), minlength=64)
-        chi2 = ((counts - len(words) / 64) ** 2 / (len(words) / 64)).sum()
+    shared = random_key(seed, "", "w")
+    one = words_of(shared, random_key(seed, "a", "w"), 0, size).numpy()
+    two = words_of(shared, random_key(seed, "b", "w"), 0, size).numpy()
+    for found in (one, one[::2], one & 0xFFFF):
+        counts = np.bincount((found * 64 // (found.max() + 1)).astype(int), minlength=64)
+        chi2 = ((counts - len(found) / 64) ** 2 / (len(found) / 64)).sum()
         assert 20 < chi2 < 130  # 63 degrees of freedom: mean 63, deviation 11
     limit = 5 / np.sqrt(size)
-    low_bits = (one & 1) * 2.0 - 1
     assert abs(np.corrcoef(one, two)[0, 1]) < limit
     assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < limit
-    assert abs(low_bits.mean()) < limit
-    joint = (one < 0.3 * 2**32) & (two < 0.3 * 2**32)
-    assert abs(joint.mean() - 0.09) < 5 * np.sqrt(0.09 * 0.91 / size)
+    for share in (0.1, 0.5, 0.9):
+        joint = (one < share * 2**32) & (two < share * 2**32)
+        assert abs(joint.mean() - share**2) < 5 * np.sqrt(share**2 * (1 - share**2) / size)
+
+
+@given(key=word, start=st.integers(0, 2**20), count=st.integers(20, 2000), bound=word)
+def test_row_words_fill_the_range_evenly(key, start, count, bound):
+    share = (row_word(torch.tensor(key), torch.arange(start, start + count)) < bound).double().mean()
+    assert abs(float(share) - bound / 2**32) < 4 * np.log2(count) / count
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_words_are_the_same_on_cuda():
-    index = torch.arange(2**32 - 1000, 2**32 + 1000)
-    key = random_key(0, "a", "w")
-    assert torch.equal(random_bits(key, index), random_bits(key, index.cuda()).cpu())
+    pair = Keys(random_key(0, "", "w"), (random_key(0, "a", "w"),))
+    here, there = torch.empty(2000), torch.empty(2000, device="cuda")
+    assert torch.equal(words(pair, 2**32 - 1000, here), words(pair, 2**32 - 1000, there).cpu())

@@ -10,10 +10,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast
 
-from evomerge.engine.kernels import kernel
+from evomerge.engine.compiled import Launcher
 from evomerge.engine.method import METHODS, MergeMethod
 from evomerge.engine.recipe import Group, ModelRef, Recipe
-from evomerge.engine.statistics import Statistics
+from evomerge.engine.statistics import OneParameter, Statistics
+from evomerge.engine.tensors import merge_tensors, store_of
 
 VOCABULARY = 64
 HIDDEN = 16
@@ -80,16 +81,10 @@ def recipe(refs: Sequence[ModelRef], method: str, dtype: str = "float32", **para
     )
 
 
-class MemorySources:
-    """Tensors by expert name; the base is source 0."""
-
-    def __init__(self, base: torch.Tensor, experts: Mapping[str, torch.Tensor], chunk: int) -> None:
-        self._tensors = [base, *experts.values()]
-        self.experts = tuple(experts)
-        self.chunk = chunk
-
-    def flat(self, source: int, parameter: str) -> torch.Tensor:
-        return self._tensors[source].reshape(-1)
+def statistics_of(base: torch.Tensor, experts: Mapping[str, torch.Tensor], seed: int = 0) -> OneParameter:
+    """The statistics of one parameter whose sources are these tensors."""
+    store = store_of(base, experts, PARAMETER, torch.float32)
+    return Statistics(store).of(PARAMETER, range(len(experts)), seed)
 
 
 def engine_merge(
@@ -98,21 +93,25 @@ def engine_merge(
     experts: Mapping[str, torch.Tensor],
     values: Mapping[str, Any],
     *,
-    parameter: str = PARAMETER,
     seed: int = 0,
-    chunk: int = 32_768,
+    dtype: torch.dtype = torch.float32,
+    launcher: Launcher | None = None,
 ) -> torch.Tensor:
-    """One parameter through statistics, plan and kernel, chunk by chunk; float32, of the base's shape."""
-    sources = MemorySources(base, experts, chunk)
-    statistics = Statistics(sources).of(parameter, range(len(experts)), seed)
-    plan = method.plan(statistics, values)
-    read, run = kernel(plan, [statistics.key(i) for i in range(len(experts))])
-    flats = [sources.flat(source, parameter) for source in read]
-    result = torch.empty(base.numel(), device=base.device)
-    for start in range(0, base.numel(), chunk):
-        span = slice(start, start + chunk)
-        result[span] = run([flat[span].float() for flat in flats], start)
-    return result.view(base.shape)
+    """One parameter merged by the engine, eagerly unless a launcher says otherwise; values as `defaults` gives them."""
+    parameters = {
+        name: dict(zip(experts, value, strict=True)) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
+    return merge_tensors(
+        method.name,
+        base,
+        experts,
+        parameters,
+        name=PARAMETER,
+        seed=seed,
+        dtype=dtype,
+        launcher=launcher or Launcher(None),
+    )
 
 
 def defaults(method: MergeMethod, experts: int, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""What kernels share: thresholds whose ties are settled by row, election of signs, and the plainest kind of form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from evomerge.engine.kernels import Rows, Source
+from evomerge.engine.plan import NO_DIRECTION, Cut
+
+TINY = 1e-25
+"""A sum of task vectors smaller than this counts as zero when a sign is elected."""
+
+KEEPS_ALL = Cut(float("-inf"))
+"""What no number lies below."""
+
+
+@dataclass(frozen=True)
+class PlainForm:
+    """A form whose numbers are its table, as float32, and which works on the arena's rows.
+
+    Attributes:
+        sources: the base and the experts.
+    """
+
+    sources: tuple[Source, ...]
+    by_row = False
+
+    @property
+    def signature(self) -> object:
+        """Everything but which sources they are; their number."""
+        return replace(self, sources=tuple(range(len(self.sources))))
+
+    def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
+        """The table, float32 [r, k]."""
+        return (table.float(),)
+
+
+def task_vectors_of(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The base and the task vectors, float32, from a chunk of the base and of each expert."""
+    base = chunks[0].float()
+    return base, [chunk.float() - base for chunk in chunks[1:]]
+
+
+def cut_numbers(cut: Cut) -> tuple[float, float, float]:
+    """What `threshold` needs: value, value below, ties."""
+    return cut.value, cut.below, cut.ties
+
+
+def threshold(numbers: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+    """What an element must exceed to be among the largest, one for each row.
+
+    Args:
+        numbers: float64 [r, ..., 3]; `cut_numbers`.
+        word: int64 [r, ...]; of the rows.
+    """
+    return torch.where(word < numbers[..., 2].long(), numbers[..., 1], numbers[..., 0])
+
+
+def summed(terms: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The sum, added in order."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def elected(
+    deltas: Sequence[torch.Tensor],
+    terms: Sequence[torch.Tensor],
+    total: torch.Tensor,
+    weights: Sequence[torch.Tensor] | None,
+) -> torch.Tensor:
+    """sum_i m_i term_i, with m_i = [sign delta_i == sign total]; divided by sum_i m_i weight_i if there are weights."""
+    total = total + TINY
+    agree = [delta * total > 0.0 for delta in deltas]
+    merged = summed([torch.where(mask, term, 0.0) for mask, term in zip(agree, terms, strict=True)])
+    if weights is None:
+        return merged
+    return divided(merged, summed([torch.where(m, w, 0.0) for m, w in zip(agree, weights, strict=True)]))
+
+
+def divided(merged: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """merged / divisor; a divisor of nearly 0 counts as 1."""
+    return merged / torch.where(divisor.abs() < NO_DIRECTION, 1.0, divisor)

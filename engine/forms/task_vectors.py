@@ -1,0 +1,130 @@
+"""Task vectors that are trimmed, dropped from at random, elected and summed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from evomerge.engine.della import survives
+from evomerge.engine.forms.common import KEEPS_ALL, cut_numbers, elected, summed, task_vectors_of, threshold
+from evomerge.engine.kernels import Critical, Prepared, Rows, Source, kernel_of
+from evomerge.engine.plan import EVERY, NOTHING, Keep, TaskVectors
+from evomerge.engine.random_bits import HALF, Keys, element_hash, expert_word, row_seeds, row_word, signed
+
+
+@dataclass(frozen=True)
+class TaskVectorForm:
+    """b + scale * D, as `TaskVectors` defines it.
+
+    Attributes:
+        sources: the base, n experts, and the critical densities of each under `critical`.
+        experts: n.
+        elect, normalize: as in the plan.
+        floor, ceiling, random, critical: which of the rules of `Keep` any expert has.
+    """
+
+    sources: tuple[Source, ...]
+    experts: int
+    elect: bool
+    normalize: bool
+    floor: bool
+    ceiling: bool
+    random: bool
+    critical: bool
+    by_row: bool = False
+
+    @property
+    def signature(self) -> object:
+        """Everything but which sources they are."""
+        return replace(self, sources=())
+
+    def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
+        """float32 [r, 1 + 4n]: scale, weights, scaled weights, floors, ceilings; int32 [r, 2 + 3n] if random."""
+        n = self.experts
+        shared, own = table[:, :3], table[:, 3:].view(-1, n, COLUMNS)
+        word = row_word(own[:, :, 2].long(), rows.number[:, None])
+        floors = threshold(own[:, :, 3:6], word)
+        ceilings = own[:, :, 10] if self.critical else threshold(own[:, :, 6:9], word)
+        floats = torch.cat([shared[:, :1], own[:, :, 0], own[:, :, 1], floors, ceilings], dim=1).float()
+        if not self.random:
+            return (floats,)
+        key = (shared[:, 1].long(), shared[:, 2].long())
+        seeds = torch.stack(row_seeds(key, rows.number * rows.width), dim=1)
+        cuts = (own[:, :, 9] - 1 - HALF).clamp(min=-HALF).int()
+        return floats, torch.cat([seeds, signed(own[:, :, 11].long()), signed(own[:, :, 2].long() | 1), cuts], dim=1)
+
+    def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The base plus the merged task vector."""
+        n, floats = self.experts, numbers[0]
+        base, deltas = task_vectors_of(chunks[: 1 + n])
+        column = [floats[:, k : k + 1] for k in range(1 + 4 * n)]
+        terms = [self._kept(i, deltas[i], chunks, numbers, column) for i in range(n)]
+        if not self.elect:
+            return base + summed(terms) * column[0]
+        weights = column[1 : 1 + n] if self.normalize else None
+        return base + elected(terms, terms, summed(terms), weights) * column[0]
+
+    def _kept(
+        self,
+        i: int,
+        delta: torch.Tensor,
+        chunks: Sequence[torch.Tensor],
+        numbers: Sequence[torch.Tensor],
+        column: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """w_i keep_i(d_i)."""
+        n = self.experts
+        keep = []
+        if self.floor:
+            keep.append(delta.abs() > column[1 + 2 * n + i])
+        if self.ceiling:
+            keep.append(delta.abs() <= column[1 + 3 * n + i])
+        if self.critical:
+            keep.append(survives(chunks[1 + n + i], column[1 + 3 * n + i]))
+        if self.random:
+            element = element_hash(numbers[1][:, :1], numbers[1][:, 1:2], delta.shape[1])
+            key, multiplier, cut = (numbers[1][:, k : k + 1] for k in (2 + i, 2 + n + i, 2 + 2 * n + i))
+            keep.append(expert_word(element, key, multiplier) <= cut)
+        term = delta * column[1 + n + i]
+        for mask in keep:
+            term = torch.where(mask, term, 0.0)
+        return term
+
+
+ALWAYS = 4.0
+"""A density above every critical density."""
+
+COLUMNS = 12
+"""Numbers that an expert has in the table: weight, weight times scale, its key's high word, the floor's value, value
+below and ties, the ceiling's likewise, cut, density, its key's low word."""
+
+
+@kernel_of(TaskVectors)
+def _task_vectors(plan: TaskVectors, keys: Keys, seed: int) -> Prepared:
+    experts = [i for i, weight in enumerate(plan.weights) if weight != 0.0]
+    rules = [plan.keep[i] for i in experts]
+    critical = any(rule.density is not None for rule in rules)
+    derived = tuple(Critical(i + 1, plan.keep[i].epsilon, seed) for i in experts) if critical else ()
+    form = TaskVectorForm(
+        sources=(0, *(i + 1 for i in experts), *derived),
+        experts=len(experts),
+        elect=plan.elect,
+        normalize=plan.normalize,
+        floor=any(rule.floor is not None for rule in rules),
+        ceiling=any(rule.ceiling is not None for rule in rules),
+        random=any(rule.cut < EVERY for rule in rules),
+        critical=critical,
+    )
+    own = [_expert_numbers(plan.weights[i], plan.keep[i], keys, i) for i in experts]
+    return Prepared(form, np.array([plan.scale, *keys.element, *(number for row in own for number in row)]))
+
+
+def _expert_numbers(weight: float, rule: Keep, keys: Keys, i: int) -> tuple[float, ...]:
+    scaled = weight * rule.scale if rule.cut > 0 else 0.0
+    floor, ceiling = cut_numbers(rule.floor or KEEPS_ALL), cut_numbers(rule.ceiling or NOTHING)
+    density = ALWAYS if rule.density is None else rule.density
+    key = keys.experts[i]
+    return (weight, scaled, key.high, *floor, *ceiling, rule.cut, density, key.low)
