@@ -54,6 +54,7 @@ class Sources:
         allow_nonfinite: whether sources may hold NaN or infinite weights.
         tell: told of the rules that were applied and of the memory plan, line by line, before weights are read.
         launcher: runs the kernels; by default one that compiles what is used often.
+        load: whether weights are read at once; otherwise `load` does it, after cheaper checks.
 
     Attributes:
         tokenizer: the one asked for.
@@ -81,6 +82,7 @@ class Sources:
         allow_nonfinite: bool = False,
         tell: Callable[[str], None] = lambda line: None,
         launcher: Launcher | None = None,
+        load: bool = True,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
@@ -98,17 +100,27 @@ class Sources:
         self.notes = alignment.notes
         names = (base.name, *self._refs)
         self.memory = plan_memory(self._live.arenas, names, limit=memory_limit, in_memory=self._in_memory)
+        self._readings, self._tell = alignment.readings, tell
+        if load:
+            self.load()
+
+    def load(self) -> None:
+        """Tell what is kept where, then read the weights.
+
+        Raises:
+            InputError: a file cannot be read, or weights are not finite.
+        """
         for line in (*self.notes, *self.memory.lines()):
-            tell(line)
+            self._tell(line)
         if self._in_memory:
             self._live.allocate()
         self._store = Store(
             self._live.arenas,
-            alignment.readings,
-            names,
+            self._readings,
+            (self._base.name, *self._refs),
             self.memory.tiers,
             stage=self.memory.stage,
-            allow_nonfinite=allow_nonfinite,
+            allow_nonfinite=self._allow_nonfinite,
         )
         self._statistics = Statistics(self._store)
         self._derived = Derived(self._store, keep="disk" not in self.memory.tiers)
@@ -194,9 +206,16 @@ class Merger(Sources):
     """
 
     def __init__(self, base: ModelRef, experts: Sequence[ModelRef], *args: Any, **kwargs: Any) -> None:
-        super().__init__(base, experts, *args, **kwargs)
+        load = kwargs.pop("load", True)
+        super().__init__(base, experts, *args, load=False, **kwargs)
         self.model: PreTrainedModel = self._live.model
         self._restacker = Restacker(self.model)
+        if load:
+            self.load()
+
+    def load(self) -> None:
+        """As in `Sources`; then the model holds the base."""
+        super().load()
         keys = Keys(random_key(0, "", ""), ())
         self._carry_out({slot.name: prepare(copy_base(0), keys, 0) for slot in self._slots}, (BASE,))
 

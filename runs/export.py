@@ -78,11 +78,14 @@ def write_recipe(
 
 def _contents(recipe: Recipe, device: str, memory_limit: str | int | None, tell: Callable[[str], None]) -> Contents:
     limit = None if memory_limit is None else parse_size(memory_limit)
-    merger = StreamedMerger(
-        recipe.base, recipe.experts, recipe.dtype, device, **options_of(recipe), memory_limit=limit, tell=tell
-    )
-    if recipe.stack is None:
-        return merger.contents(recipe)
-    whole = merger_of(recipe, device, memory_limit=limit)
-    whole.apply(recipe)
-    return whole.contents()
+    if recipe.stack is not None:
+        whole = merger_of(recipe, device, memory_limit=limit, tell=tell, load=False)
+        whole.check(recipe)
+        whole.load()
+        whole.apply(recipe)
+        return whole.contents()
+    options = {**options_of(recipe), "memory_limit": limit, "tell": tell, "load": False}
+    merger = StreamedMerger(recipe.base, recipe.experts, recipe.dtype, device, **options)
+    merger.check(recipe)
+    merger.load()
+    return merger.contents(recipe)

@@ -17,6 +17,7 @@ from evomerge.search.interrupt import StopRequest
 from evomerge.search.listener import Listener
 from evomerge.search.problem import Problem, build_problem
 from evomerge.search.session import search
+from evomerge.search.storage import open_storage
 
 
 def start(config: SearchConfig, folder: Path, listener: Listener | None = None) -> Run:
@@ -27,6 +28,8 @@ def start(config: SearchConfig, folder: Path, listener: Listener | None = None) 
         InterruptedRunError: on Ctrl-C or SIGTERM; the run can be resumed.
     """
     check_new(folder)
+    if config.runtime.storage is not None:
+        open_storage(config.runtime.storage).engine.dispose()
     problem = build_problem(config, _teller(listener))
     run = create_run(config, folder)
     _work(run, problem, listener, config.search.trials, config.search.timeout)

@@ -59,6 +59,7 @@ def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda lin
         allow_nonfinite=config.merge.allow_nonfinite,
         memory_limit=None if limit is None else parse_size(limit),
         tell=tell,
+        load=False,
     )
     space = Space(config.space, merger.num_layers, merges)
     _check_sampler(config, space)
@@ -68,6 +69,7 @@ def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda lin
         merger.check(space.recipe(constant))
         merger.check(space.recipe({**constant, **highest}))
     evaluator = make_evaluator(config.evaluate, merger.tokenizer)
+    merger.load()
     return Problem(config, merger, evaluator, space)
 
 

@@ -107,7 +107,7 @@ SECTIONS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
         "did you mean 'exact_match'?",
     ),
     "too few documents": ({"evaluate": {"limit": 1}}, "document"),
-    "slerp of three": ({"merge": {"method": "slerp"}}, "at most 1 expert"),
+    "slerp of three": ({"merge": {"method": "slerp"}}, "exactly 1 expert"),
 }
 
 
@@ -178,13 +178,18 @@ def test_a_candidate_that_is_not_finite_is_a_failed_trial(tmp_path: Path, evomer
 
     models = broken_expert(tmp_path, spoil)
     models["experts"].append(str(EXAMPLE / "models" / "facts"))
-    path = config_with(tmp_path, models=models, search={"trials": 5, "sampler": "random", "warm_start": ["experts"]})
+    search = {"trials": 5, "sampler": "random", "warm_start": ["experts"]}
+    said = evomerge("run", config_with(tmp_path, models=models, search=search), "--out", tmp_path / "run")
+    assert said.code == 2
+    assert "expert 'spoilt' holds 1 NaN or infinite values in model.norm.weight" in said.error
+    assert not (tmp_path / "run").exists()
+    path = config_with(tmp_path, models=models, search=search, merge={"allow_nonfinite": True})
     said = evomerge("run", path, "--out", tmp_path / "run", "--json")
     assert said.code == 0, said.error
     told = json.loads(said.out)
     assert told["trials"]["failed"] == 4
     assert told["trials"]["complete"] == 1
-    assert "model.norm.weight" in (tmp_path / "run" / "events.jsonl").read_text()
+    assert "NaN" in (tmp_path / "run" / "events.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
