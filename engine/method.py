@@ -14,6 +14,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from evomerge.engine.plan import ParameterStatistics, Plan
@@ -101,6 +102,11 @@ class MergeMethod:
     random: bool = False
     neutral: Mapping[str, float] = field(default_factory=lambda: {"weight": 0.0})
     doc: str = field(default="", repr=False)
+
+    @property
+    def purpose(self) -> str:
+        """What it is for, in one line: the first of its documentation."""
+        return self.doc.partition("\n")[0]
 
     @property
     def takes(self) -> str:
@@ -245,6 +251,7 @@ def _specification(function: Callable[..., Plan], argument: str, hint: Any) -> P
     raise TypeError(f"{argument} of {function.__name__} must declare a Number, a Switch or a Choice, but got {hint!r}")
 
 
+@cache
 def _argument(function: Callable[..., Plan], name: str) -> str:
     return name if name in inspect.signature(function).parameters else f"{name}_"
 

@@ -189,6 +189,20 @@ def evaluate(
         _out().print(evaluation_table(told))
 
 
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them, explained in full.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the merge methods: what each is for, its parameters with their ranges, and its paper."""
+    from evomerge.runs.methods import described, everything, method_page, methods_table
+
+    if as_json:
+        _print_json(everything() if name is None else described(name))
+    else:
+        _out().print(methods_table() if name is None else method_page(name))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 130 interrupted, 1 anything else; errors take one line."""
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -13,7 +13,7 @@ SHARES = (0.25, 0.5, 0.75)
 
 @merge_method(
     name="arcee_fusion",
-    paper="https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration",
+    paper="https://www.arcee.ai/product/mergekit",
     max_experts=1,
     ordered=True,
     neutral={},

@@ -20,7 +20,7 @@ def consensus(
     """Sum the experts' changes where at least two of them need the result, and drop the rest.
 
     t_i = w_i d_i, T = sum_i t_i. Expert i needs a weight, by its TALL mask, if abs(t_i) >= threshold * abs(T - t_i)
-    (section 4.1). The result is b + lambda T where at least `agree` experts do, and b elsewhere (section 4.3).
+   . The result is b + lambda T where at least `agree` experts do, and b elsewhere.
 
     Pick it for many experts, from four upwards: it removes weights that only one task uses and that disturb all
     others, and those that none needs.

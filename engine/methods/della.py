@@ -21,7 +21,7 @@ def della(
     """Drop small changes more often than large ones, then let the experts vote on each sign.
 
     An element is kept with a probability that rises with the rank of abs(d_i) in its row, evenly from density -
-    epsilon to density + epsilon (section 3.1). As ties with these masks (section 3).
+    epsilon to density + epsilon (section 3.1). As ties with these masks.
 
     Pick it like dare_ties; it keeps what matters most in each row at low densities, where DARE's blind masks lose it.
 

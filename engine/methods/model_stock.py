@@ -13,7 +13,7 @@ from evomerge.engine.plan import ParameterStatistics, Plan, move
 def model_stock(statistics: ParameterStatistics, *, filter_wise: Annotated[bool, Switch(False)]) -> Plan:
     """Average the experts and go back to the base as far as they disagree; nothing to tune.
 
-    t mean_i x_i + (1 - t) b with t = n c / (1 + (n - 1) c), c the mean cosine between the task vectors (section 4.2).
+    t mean_i x_i + (1 - t) b with t = n c / (1 + (n - 1) c), c the mean cosine between the task vectors.
 
     Pick it for several fine-tunings of one base on the same task, with different seeds or settings: it approaches
     the center of where they lie. Experts of different skills have task vectors at right angles, and then it stays

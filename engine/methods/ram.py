@@ -12,8 +12,8 @@ from evomerge.engine.plan import Moved, ParameterStatistics, Plan, copy_base
 def ram(
     statistics: ParameterStatistics,
     *,
-    epsilon: Annotated[float, Number(1e-5, low=0.0, high=1.0)],
     lambda_: Strength,
+    epsilon: Annotated[float, Number(1e-5, low=0.0, high=1.0)],
 ) -> Plan:
     """Add changes that only one expert has made in full, and average those that several share.
 
@@ -22,8 +22,8 @@ def ram(
     Pick it for experts whose changes are sparse, as after reinforcement learning: an average would divide each
     expert's own changes by n although the others never touched those weights.
 
-    epsilon: what counts as a change. Below the rounding of the stored weights, everything that differs does.
     lambda: the factor of the merged task vector.
+    epsilon: what counts as a change. Below the rounding of the stored weights, everything that differs does.
 
     One expert: b + lambda d, without the changes up to epsilon.
     """

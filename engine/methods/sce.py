@@ -12,20 +12,20 @@ from evomerge.engine.plan import Elected, ParameterStatistics, Plan, Score, as_e
 def sce(
     statistics: ParameterStatistics,
     *,
-    select_topk: Annotated[float, Number(1.0, low=0.0, high=1.0, search=(0.1, 1.0))],
     lambda_: Strength,
+    select_topk: Annotated[float, Number(1.0, low=0.0, high=1.0, search=(0.1, 1.0))],
 ) -> Plan:
     """Merge where the experts differ most, weighted by how far each has moved; few numbers to tune.
 
     Only the int(select_topk * m) positions with the largest variance of d_i over the experts count, m the number of
     positions where it is not 0. There w_i = sum d_i^2 / sum_j sum d_j^2, signs are elected by sum_i d_i, and
-    D = sum w_i d_i / sum w_i over the experts that agree (section 3.3). The result is b + lambda D.
+    D = sum w_i d_i / sum w_i over the experts that agree. The result is b + lambda D.
 
     Pick it for chat models distilled or tuned on one base when weights are not worth a search: it finds its own for
     each parameter.
 
-    select_topk: the share of the positions that change.
     lambda: the factor of the merged task vector.
+    select_topk: the share of the positions that change.
 
     Variances that tie at the threshold are settled by their rows. One expert has no variance: b + lambda d, and the
     base for select_topk 0.
