@@ -124,6 +124,7 @@ class Sources:
         )
         self._statistics = Statistics(self._store)
         self._derived = Derived(self._store, keep="disk" not in self.memory.tiers)
+        self._planned: set[tuple[str, tuple[int, ...]]] = set()
 
     def check(self, recipe: Recipe) -> None:
         """Raise InputError unless the recipe can be merged from these sources; writes nothing."""
@@ -170,8 +171,17 @@ class Sources:
             statistics = self._statistics.of(slot.name, experts, recipe.seed)
             return prepare(method.plan(statistics, values[group_of[slot.name]]), statistics.keys(), recipe.seed)
 
+        taken = (recipe.method, experts)
+        if taken in self._planned and not self._looks_again:  # every statistic is at hand
+            return {slot.name: one(slot) for slot in self._slots}
+        self._planned.add(taken)
         largest_first = sorted(self._slots, key=lambda slot: -slot.live.numel())
         return dict(zip((slot.name for slot in largest_first), self._in_parallel(one, largest_first), strict=True))
+
+    @property
+    def _looks_again(self) -> bool:
+        """Whether thresholds may need another look at the weights: so it is where any are in float32."""
+        return any(max(dtype.itemsize for dtype in arena.kind.dtypes) > 2 for arena in self._live.arenas)
 
     def _fetch(self, sources: Sequence[int]) -> Fetch:
         """Gives rows of a recipe's sources, whose places in the store are `sources`."""

@@ -9,6 +9,7 @@ All arithmetic is modulo 2^32, in int32, which every compiler vectorizes; words 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ class Keys(NamedTuple):
     experts: tuple[Key, ...]
 
 
+@lru_cache(maxsize=2**16)
 def random_key(seed: int, expert: str, parameter: str) -> Key:
     """BLAKE2b over the fields, each with its length in front; the expert "" stands for all of them.
 
