@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -104,9 +103,7 @@ def measure(folder: Path, experts: int, method: str, device: str) -> dict[str, A
 
     merger = Merger(refs[0], refs[1:], "bfloat16", device)
     size = sum(p.numel() for p in merger.model.parameters())
-    one, two = (torch.zeros(size, dtype=torch.bfloat16, device=device) for _ in range(2))
-    copy_s = timed(lambda: two.copy_(one), device, REPEATS)
-    del one, two
+    copy_s = copy_seconds(merger, device)
     start = time.perf_counter()
     works = merger._works(recipe(0), tuple(range(experts)))
     statistics_s = time.perf_counter() - start
@@ -119,7 +116,7 @@ def measure(folder: Path, experts: int, method: str, device: str) -> dict[str, A
     times = [timed(lambda k=k: merger.apply(recipe(k)), device, 1) for k in range(5, 5 + REPEATS)]
     merge_s = statistics.median(times)
     merge_gb_s = (read + 1) * size * 2 / merge_s / 1e9
-    copy_gb_s = 2 * size * 2 / copy_s / 1e9
+    copy_gb_s = 2 * size * 2 / min(copy_s, copy_seconds(merger, device)) / 1e9
     return {
         "method": method,
         "device": device,
@@ -135,6 +132,13 @@ def measure(folder: Path, experts: int, method: str, device: str) -> dict[str, A
         "plan_gb": round((merger.memory.host if device == "cpu" else merger.memory.device) / 1e9, 3),
         "peak_gb": round(peak_gb(device), 3),
     }
+
+
+def copy_seconds(merger: Any, device: str) -> float:
+    """The time that a plain copy of the model's bytes takes, from one of its buffers to another."""
+    arenas = merger._live.arenas
+    pairs = [(out, merger._store.rows(a, 0, 0, a.rows)) for a, out in zip(arenas, merger._live.outs, strict=True)]
+    return timed(lambda: [out.copy_(source) for out, source in pairs], device, REPEATS)
 
 
 def timed(do: Callable[[], Any], device: str, repeats: int) -> float:
@@ -158,7 +162,8 @@ def peak_gb(device: str) -> float:
     """The most memory that this process, or the GPU, has held."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    status = Path("/proc/self/status").read_text()  # getrusage would count the parent that started this process
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
 def measure_mergekit(folder: Path, experts: int, method: str) -> float | None:

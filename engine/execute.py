@@ -59,9 +59,9 @@ def runs_of(arena: Arena, works: Mapping[str, Prepared]) -> Iterator[Run]:
     first = 0
     for position in range(1, len(arena.segments) + 1):
         form = works[arena.segments[first].name].form
-        if position < len(arena.segments) and not form.by_row:
-            if works[arena.segments[position].name].form == form:
-                continue
+        inside = position < len(arena.segments) and not form.by_row
+        if inside and works[arena.segments[position].name].form == form:
+            continue
         entries = [works[segment.name].entry for segment in arena.segments[first:position]]
         yield Run(form, first, position, entries)
         first = position

@@ -22,8 +22,11 @@ from evomerge.sizes import readable
 WORKING = 2**26
 """Bytes that kernels and statistics need beside the weights, about."""
 
-COMPILER = 3 * 2**27
+COMPILER = 2**28
 """Bytes that the compiler's code takes once it is loaded, about."""
+
+WORTH_A_PLAN = 2**24
+"""Elements of a candidate from which on some candidates make the compiler worth it."""
 
 SHARE_FOR_MERGING = 0.75
 """Of a GPU's free memory; the rest is for scoring."""
@@ -97,27 +100,35 @@ def plan_memory(
         InputError: what has to be in memory does not fit.
     """
     cuda = any(arena.kind.device.type == "cuda" for arena in arenas)
-    process = Part("this process, libraries included", resident(), "memory")
-    working = Part("kernels and statistics", WORKING, "memory")
-    candidate = Part("the candidate", _candidate(arenas) if in_memory else 0, "device" if cuda else "memory")
-    host = (limit if limit is not None else resident() + available()) - process.nbytes - working.nbytes
-    host -= 0 if cuda else candidate.nbytes
-    room = _free_on_device(arenas) - candidate.nbytes if cuda else host
+    needed = _always(arenas, in_memory=in_memory, cuda=cuda)
+    total = limit if limit is not None else resident() + available()
+    host = total - sum(part.nbytes for part in needed if part.place == "memory")
+    room = _free_on_device(arenas) - sum(part.nbytes for part in needed if part.place == "device") if cuda else host
     staging = _staging(arenas, range(len(names)), MIN_STAGE)
-    parts = [process, working, *([candidate] if in_memory else [])]
-    if host < staging or room < 0:
-        needs = sum(part.nbytes for part in parts if cuda is False or part is not candidate) + staging
-        where = "memory_limit" if limit is not None else "free memory"
-        if room < 0 and cuda:
-            raise InputError(
-                f"the GPU must hold the candidate ({readable(candidate.nbytes)}) beside what scoring needs"
-            )
+    if room < 0 and cuda:
+        raise InputError(f"the GPU must hold the candidate ({readable(_candidate(arenas))}) beside what scoring needs")
+    if host < staging:
+        listed = ", ".join(f"{readable(part.nbytes)} {part.what}" for part in needed)
         raise InputError(
-            f"{where} must be at least {readable(needs)} ({', '.join(f'{readable(p.nbytes)} {p.what}' for p in parts)}), "
-            f"but is {readable(host + needs - staging)}"
+            f"{'free memory' if limit is None else 'memory_limit'} must be at least "
+            f"{readable(total - host + staging)} ({listed}, {readable(staging)} pieces of sources), "
+            f"but is {readable(total)}"
         )
     tiers, placed = _tiers(_sizes(arenas, len(names)), names, room, host, staging, cuda=cuda)
-    return _with_staging(arenas, [*parts, *placed], tiers, limit, host)
+    return _with_staging(arenas, [*needed, *placed], tiers, limit, host)
+
+
+def _always(arenas: Sequence[Arena], *, in_memory: bool, cuda: bool) -> list[Part]:
+    """What has to be there wherever sources are."""
+    parts = [
+        Part("this process, libraries included", resident(), "memory"),
+        Part("kernels and statistics", WORKING, "memory"),
+    ]
+    if in_memory and sum(arena.numel for arena in arenas) >= WORTH_A_PLAN:
+        parts.append(Part("the compiler", COMPILER, "memory"))
+    if in_memory:
+        parts.append(Part("the candidate", _candidate(arenas), "device" if cuda else "memory"))
+    return parts
 
 
 def _candidate(arenas: Sequence[Arena]) -> int:
@@ -161,7 +172,7 @@ def _with_staging(
     if not on_disk:
         return MemoryPlan(tuple(parts), tuple(tiers), STAGE, limit)
     stage = STAGE
-    held = sum(part.nbytes for part in parts if part.source and part.place != "disk" and part.place != "device")
+    held = sum(part.nbytes for part in parts if part.source and part.place not in ("disk", "device"))
     while stage > MIN_STAGE and _staging(arenas, on_disk, stage) > host - held:
         stage //= 2
     staged = Part("pieces of what is on disk", _staging(arenas, on_disk, stage), "memory")
