@@ -264,7 +264,7 @@ class ParameterStatistics(Protocol):
         """Where the k largest of abs(d_i) end, 0 <= k; None: they are all of them."""
 
     def l1(self, expert: int, keep: Keep | None = None) -> float:
-        """sum abs(d_i), over the elements that survive `keep`'s random masks where it is given; then it is not kept."""
+        """sum abs(d_i); with `keep`, over what its random masks leave. That is kept for recent masks only."""
 
     def cut(self, score: Score, k: int) -> Cut | None:
         """Where the k largest scores end, 0 <= k; None: they are all of them."""
@@ -281,10 +281,10 @@ class ParameterStatistics(Protocol):
     def total(self, score: Score) -> float:
         """The sum of the scores, accumulated in float64."""
 
-    def selected_squares(self, experts: Sequence[int], floor: Cut | None) -> tuple[float, ...]:
-        """sum d_i^2 of each expert over the positions where the experts' variance passes the cut; None: over all.
+    def selected_squares(self, experts: Sequence[int], floor: Cut) -> tuple[float, ...]:
+        """sum d_i^2 of each expert over the positions where the experts' variance passes the cut.
 
-        It is not kept.
+        It is kept for recent cuts only.
         """
 
     def divergences(self, expert: int) -> Array:

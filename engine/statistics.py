@@ -8,8 +8,9 @@ that a method asked for, such as the magnitudes of an expert that was trimmed.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from evomerge.errors import InputError
 
 K = TypeVar("K")
 T = TypeVar("T")
+
+RECENT = 2**14
+"""Sums over masks that are remembered."""
 
 CHUNK = 2**15
 """Elements that are summed at a time. PyTorch sums so many in the calling thread, in an order of its own."""
@@ -45,6 +49,8 @@ class Statistics:
         self._totals: dict[tuple[str, Score], float] = {}
         self._extremes: dict[tuple[str, Score], tuple[float, float]] = {}
         self._divergences: dict[tuple[str, int], Array] = {}
+        self._recent: dict[object, Any] = {}
+        self._lock = threading.Lock()
 
     def of(self, parameter: str, experts: Sequence[int], seed: int) -> OneParameter:
         """The statistics of `parameter` as a recipe with these experts (by position here) and this seed sees it."""
@@ -98,13 +104,17 @@ class Statistics:
             yield known.function(piece, score.numbers)
 
     def kept_l1(self, parameter: str, expert: int, keys: Keys, keep: Keep) -> float:
-        """sum abs(d_i) over the elements that survive the random masks; not kept, since they depend on the seed.
+        """sum abs(d_i) over the elements that survive the random masks.
 
         Args:
             parameter, expert: whose.
             keys: of the parameter's words, and of this expert's alone.
             keep: `cut`, `density` and `epsilon` count.
         """
+        masks = (keep.cut, keep.density, keep.epsilon)
+        return self._remembered((parameter, keys, masks), lambda: self._masked_l1(parameter, expert, keys, keep))
+
+    def _masked_l1(self, parameter: str, expert: int, keys: Keys, keep: Keep) -> float:
         total = 0.0
         for start, piece in self._pieces(parameter, (expert,), by_row=keep.density is not None):
             (delta,) = piece.deltas
@@ -117,21 +127,20 @@ class Statistics:
             total += float((delta.abs() * mask).sum(dtype=torch.float64))
         return total
 
-    def selected_squares(
-        self, parameter: str, experts: Sequence[int], floor: Cut | None, keys: Keys
-    ) -> tuple[float, ...]:
+    def selected_squares(self, parameter: str, experts: Sequence[int], floor: Cut, keys: Keys) -> tuple[float, ...]:
         """As `ParameterStatistics.selected_squares`."""
+        key = (parameter, tuple(experts), floor, keys.element)
+        return self._remembered(key, lambda: self._squares(parameter, experts, floor, keys))
+
+    def _squares(self, parameter: str, experts: Sequence[int], floor: Cut, keys: Keys) -> tuple[float, ...]:
         totals, width = [0.0] * len(experts), self.width(parameter)
         for start, piece in self._pieces(parameter, experts):
             deltas = piece.deltas
-            if floor is not None:
-                number = torch.arange(start, start + piece.base.numel(), device=piece.base.device) // width
-                lucky = row_word(torch.tensor(keys.element.high, device=number.device), number) < floor.ties
-                value = torch.where(lucky, floor.below, floor.value).float()
-                mask = variance(deltas) > value
-                deltas = [torch.where(mask, delta, 0.0) for delta in deltas]
+            number = torch.arange(start, start + piece.base.numel(), device=piece.base.device) // width
+            lucky = row_word(torch.tensor(keys.element.high, device=number.device), number) < floor.ties
+            mask = variance(deltas) > torch.where(lucky, floor.below, floor.value).float()
             for i, delta in enumerate(deltas):
-                totals[i] += float(delta.double().square().sum())
+                totals[i] += float(torch.where(mask, delta, 0.0).double().square().sum())
         return tuple(totals)
 
     def _pieces(self, parameter: str, experts: Sequence[int], *, by_row: bool = False) -> Iterator[tuple[int, Piece]]:
@@ -140,6 +149,18 @@ class Statistics:
         sources = (BASE, *(expert + 1 for expert in experts))
         for start, (base, *own) in self.store.chunks(parameter, sources, CHUNK, columns if by_row else 1):
             yield start, Piece(base.float(), [expert.float() for expert in own], columns)
+
+    def _remembered(self, key: object, compute: Callable[[], T]) -> T:
+        """What was computed for the key, if that was not long ago."""
+        with self._lock:
+            if key in self._recent:
+                return cast(T, self._recent[key])
+        found = compute()
+        with self._lock:
+            while len(self._recent) >= RECENT:
+                del self._recent[next(iter(self._recent))]
+            self._recent[key] = found
+        return found
 
     @property
     def _everyone(self) -> range:
@@ -270,7 +291,7 @@ class OneParameter:
         """The sum of the scores."""
         return self._statistics.total(self._parameter, self._placed(score))
 
-    def selected_squares(self, experts: Sequence[int], floor: Cut | None) -> tuple[float, ...]:
+    def selected_squares(self, experts: Sequence[int], floor: Cut) -> tuple[float, ...]:
         """sum d_i^2 over the positions where the variance passes the cut."""
         places = [self._experts[expert] for expert in experts]
         return self._statistics.selected_squares(self._parameter, places, floor, self.keys())

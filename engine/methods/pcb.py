@@ -29,7 +29,7 @@ def pcb(
     statistics: ParameterStatistics,
     *,
     weight: Weight,
-    density: Annotated[tuple[float, ...], Number(0.2, low=0.0, high=1.0, search=(0.05, 0.5))],
+    density: Annotated[tuple[float, ...], Number(0.2, low=0.0, high=1.0)],
     lambda_: Lambda,
 ) -> Plan:
     """Keep of each expert what is large and what the others second, and average it by these scores.

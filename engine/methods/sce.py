@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
+
 from evomerge.engine.method import Number, Strength, merge_method
-from evomerge.engine.plan import Elected, ParameterStatistics, Plan, Score, as_expert, copy_base
+from evomerge.engine.plan import Cut, Elected, ParameterStatistics, Plan, Score, as_expert, copy_base
 
 
 @merge_method(name="sce", paper="arXiv:2408.07990", neutral={"lambda": 0.0})
@@ -37,6 +39,12 @@ def sce(
         return as_expert(lambda_)
     variances = Score("variance", tuple(experts))
     floor = None if select_topk == 1.0 else statistics.cut(variances, int(select_topk * statistics.nonzero(variances)))
-    squares = statistics.selected_squares(experts, floor)
+    squares = _squares(statistics, floor)
     total = sum(squares)
     return Elected(tuple(s / total for s in squares) if total > 0.0 else squares, floor, lambda_)
+
+
+def _squares(statistics: ParameterStatistics, floor: Cut | None) -> tuple[float, ...]:
+    """sum d_i^2 of each expert over the positions that are selected."""
+    own = [float(square) for square in np.diagonal(statistics.task_gram())]
+    return tuple(own) if floor is None else statistics.selected_squares(range(len(own)), floor)

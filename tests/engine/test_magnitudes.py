@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from evomerge.engine.arena import SMALL as WIDE_FROM
 from evomerge.engine.magnitudes import SMALL, MagnitudeTable, RankTable
 from evomerge.engine.method import METHODS
-from evomerge.engine.plan import Keep, Score
+from evomerge.engine.plan import Cut, Keep, Score
 from evomerge.errors import InputError
 from tests.engine.tiny import PARAMETER, defaults, engine_merge, statistics_of
 
@@ -153,6 +153,10 @@ def test_statistics_go_by_the_recipe_s_experts():
     assert swapped.keys().experts == everyone.keys().experts[::-1]
 
 
+NOWHERE = Cut(-1.0)
+"""A cut that everything passes."""
+
+
 def test_sums_do_not_depend_on_the_number_of_threads():
     torch.manual_seed(2)
     base, expert = torch.randn(2, 400, 500)
@@ -163,8 +167,20 @@ def test_sums_do_not_depend_on_the_number_of_threads():
         try:
             one = statistics_of(base, {"math": expert})
             masks = (Keep(cut=2**30), Keep(density=0.3, epsilon=0.1))
-            sums = [one.l1(0), *(one.l1(0, keep) for keep in masks), *one.selected_squares([0], None)]
+            sums = [one.l1(0), *(one.l1(0, keep) for keep in masks), *one.selected_squares([0], NOWHERE)]
             found.append((one.gram().tolist(), sums, one.total(Score("product", (0,)))))
         finally:
             torch.set_num_threads(before)
     assert found[0] == found[1] == found[2]
+
+
+def test_sums_over_masks_are_remembered_for_the_same_masks_alone():
+    torch.manual_seed(3)
+    base, expert = torch.randn(2, 20, 30)
+    first = statistics_of(base, {"math": expert})
+    masks = (Keep(cut=2**30), Keep(cut=2**31), Keep(density=0.3, epsilon=0.1), Keep(density=0.3, epsilon=0.2))
+    found = [first.l1(0, keep) for keep in masks]
+    assert len(set(found)) == len(masks)
+    assert [first.l1(0, keep) for keep in masks] == found
+    assert first._statistics.of(PARAMETER, [0], 1).l1(0, masks[0]) != found[0]
+    assert len(first._statistics._recent) == len(masks) + 1

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import pytest
+import torch
 
 from evomerge.engine import METHODS, merge_method, validate
 from evomerge.engine.method import Choice, Lambda, Number, Switch, Weight, check_recipe
-from evomerge.engine.plan import Combination, Keep, TaskVectors, copy_base, task_vectors
+from evomerge.engine.plan import Combination, Keep, TaskVectors, copy_base, move, task_vectors
 from evomerge.engine.recipe import ParameterSpec, Recipe
+from evomerge.engine.tensors import merge_tensors
 from evomerge.errors import InputError
 
 EXPERTS = ("math", "lang")
@@ -161,3 +164,24 @@ HALF = Keep(cut=2**31, scale=2.0)
 )
 def test_task_vectors_take_the_simplest_plan(weight, keep, elect, normalize, scale, plan):
     assert task_vectors(weight, keep, elect=elect, normalize=normalize, scale=scale) == plan
+
+
+def test_the_example_of_the_documentation_works(registered):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    names = {"merge_method": merge_method, "Weight": Weight, "Lambda": Lambda, "move": move}
+    exec(code, {**names, "ParameterStatistics": object, "Plan": object})
+    base, expert = torch.zeros(4), torch.ones(4)
+    assert torch.equal(merge_tensors("half", base, {"math": expert}, {"weight": 0.5}), torch.full((4,), 0.25))
+
+
+def test_the_documentation_names_every_method():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text()
+    assert [name for name in METHODS.names() if f"`{name}`" not in text] == []
+
+
+def test_how_many_experts_in_words():
+    said = {name: METHODS.get(name).takes for name in ("slerp", "nuslerp", "model_stock", "pcb", "ties")}
+    assert list(said.values()) == [
+        "exactly 1 expert", "exactly 2 experts", "at least 2 experts", "1 to 64 experts", "at least 1 expert"
+    ]  # fmt: skip
