@@ -10,10 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evomerge.engine import compiled
+from evomerge.engine import Merger, compiled
+from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.compiled import Launcher
 from evomerge.engine.method import METHODS, MergeMethod
+from evomerge.engine.recipe import Group, Recipe
 from evomerge.engine.reference import REFERENCES, reference_merge
+from evomerge.engine.tensors import merge_tensors
 from evomerge.errors import InputError
 from tests.engine.tiny import PARAMETER, defaults, engine_merge, every_method
 
@@ -171,6 +174,38 @@ def launcher():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="bf16 and fp16 are mixed")
         yield Launcher(0)
+
+
+@methods
+def test_whole_models_are_merged_parameter_by_parameter(method, zoo_bfloat16):
+    refs = zoo_bfloat16[: 1 + experts_of(method)]
+    names = [ref.name for ref in refs[1:]]
+    halves = ((0, 2), 0.4), ("all", 0.7)  # parameters that run together have different numbers
+    groups = [Group(layers=layers, parameters=numbers_of(method, density=density)) for layers, density in halves]
+    merger = Merger(refs[0], refs[1:], "bfloat16", "cpu", launcher=Launcher(None))
+    whole = Recipe(base=refs[0], experts=tuple(refs[1:]), method=method.name, groups=tuple(groups), seed=5)
+    merger.apply(whole)
+    stored = [open_checkpoint(ref) for ref in refs]
+    for name, live in merger.model.named_parameters():
+        base, *experts = (checkpoint.tensor(name) for checkpoint in stored)
+        first = any(f"layers.{layer}." in name for layer in (0, 1))
+        want = merge_tensors(
+            method.name,
+            base,
+            dict(zip(names, experts, strict=True)),
+            groups[0 if first else 1].parameters,
+            name=name,
+            seed=5,
+            dtype=torch.bfloat16,
+            launcher=Launcher(None),
+        )
+        assert torch.equal(live, want), name
+
+
+def numbers_of(method, **changes):
+    """Numbers of the method's parameters, as a recipe's group has them."""
+    numbers = {**EASY, **changes}
+    return {s.name: numbers.get(s.name, s.default) for s in method.parameters if s.kind == "number"}
 
 
 KINDS = ("zeros", "constant", "same as the base", "opposite", "parallel", "empty", "no elements", "scalar", "zero base")
