@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -94,7 +95,9 @@ class Launcher:
             torch._dynamo.mark_dynamic(tensor, 0)
         try:
             with torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
-                fused(out, chunks, numbers)
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="bf16 and fp16 are mixed")
+                    fused(out, chunks, numbers)
         except Exception as error:
             logger.warning("kernels are not compiled, and slower: %s", first_line(error))
             self._worth = None

@@ -103,7 +103,7 @@ def merge_rows(
     table = torch.from_numpy(np.stack(run.entries)).to(device, non_blocking=True)
     parameter = arena.parameter[start:stop] - run.first
     rows = Rows(parameter, arena.number[start:stop], arena.kind.width)
-    launcher.run(run.form, out, chunks, run.form.numbers(table[parameter], rows))
+    launcher.run(run.form, out, chunks, run.form.numbers(table, rows))
 
 
 def _merge_own_rows(
@@ -117,6 +117,6 @@ def _merge_own_rows(
     own = entry if entry.ndim == 2 else np.broadcast_to(entry, (segment.numel // columns, entry.size))
     table = torch.from_numpy(np.ascontiguousarray(own[begin // columns : (begin + size) // columns])).to(out.device)
     number = torch.arange(begin // columns, (begin + size) // columns, device=out.device)
-    rows = Rows(torch.zeros_like(number), number, columns)
+    rows = Rows(number - begin // columns, number, columns)
     cut = [chunk.view(-1)[:size].view(-1, columns) for chunk in chunks]
     launcher.run(run.form, out.view(-1)[:size].view(-1, columns), cut, run.form.numbers(table, rows))

@@ -46,7 +46,7 @@ class Rows(NamedTuple):
     """Where the rows of a chunk lie in their parameters.
 
     Attributes:
-        parameter: int64 [r]; the position of the parameter in the table of numbers.
+        parameter: int64 [r]; the position of the row's entry in the table of numbers.
         number: int64 [r]; the row's number in its parameter.
         width: elements a row.
     """
@@ -72,7 +72,7 @@ class Form(Protocol):
         """Whether it works on the parameter's own rows (of its last axis) instead of the arena's."""
 
     def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
-        """What the body needs, each [r, any] and one row for each row, from the rows' entries in the table [r, k]."""
+        """What the body needs, each [r, any], one row for each row, from a table [p, k] with an entry a parameter."""
 
     def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
         """From a chunk [r, w] of each source to the result, float32 [r, w], in memory of its own."""

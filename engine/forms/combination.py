@@ -27,7 +27,7 @@ class CombinationForm:
 
     def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
         """The coefficients, float32 [r, j]."""
-        return (table.float(),)
+        return (table.float()[rows.parameter],)
 
     def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
         """The sum."""

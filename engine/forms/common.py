@@ -9,6 +9,7 @@ import torch
 
 from evomerge.engine.kernels import Rows, Source
 from evomerge.engine.plan import NO_DIRECTION, Cut
+from evomerge.engine.random_bits import row_word
 
 TINY = 1e-25
 """A sum of task vectors smaller than this counts as zero when a sign is elected."""
@@ -34,8 +35,8 @@ class PlainForm:
         return replace(self, sources=tuple(range(len(self.sources))))
 
     def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
-        """The table, float32 [r, k]."""
-        return (table.float(),)
+        """The rows' entries in the table, float32 [r, k]."""
+        return (table.float()[rows.parameter],)
 
 
 def task_vectors_of(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -49,14 +50,20 @@ def cut_numbers(cut: Cut) -> tuple[float, float, float]:
     return cut.value, cut.below, cut.ties
 
 
-def threshold(numbers: torch.Tensor, word: torch.Tensor) -> torch.Tensor:
+def threshold(numbers: torch.Tensor, key: torch.Tensor, rows: Rows) -> torch.Tensor:
     """What an element must exceed to be among the largest, one for each row.
 
     Args:
-        numbers: float64 [r, ..., 3]; `cut_numbers`.
-        word: int64 [r, ...]; of the rows.
+        numbers: float64 [p, n, 3]; `cut_numbers`.
+        key: float64 [p, n]; of the rows' words.
+        rows: r of them.
+
+    Returns:
+        float32 [r, n].
     """
-    return torch.where(word < numbers[..., 2].long(), numbers[..., 1], numbers[..., 0])
+    word = row_word(key.long()[rows.parameter], rows.number[:, None])
+    above, below = numbers[..., 0].float()[rows.parameter], numbers[..., 1].float()[rows.parameter]
+    return torch.where(word < numbers[..., 2].long()[rows.parameter], below, above)
 
 
 def summed(terms: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -12,7 +12,7 @@ from evomerge.engine.competition import Columns, excess
 from evomerge.engine.forms.common import KEEPS_ALL, PlainForm, cut_numbers, summed, task_vectors_of, threshold
 from evomerge.engine.kernels import Prepared, Rows, kernel_of
 from evomerge.engine.plan import Competing, pairs
-from evomerge.engine.random_bits import Keys, row_word
+from evomerge.engine.random_bits import Keys
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,9 @@ class CompetingForm(PlainForm):
         """float32 [r, 1 + 3n + ...]: scale, floors, weights, levels and the columns of the `Competition`."""
         n = self.experts
         own = table[:, 1 : 1 + 4 * n].view(-1, n, 4)
-        floors = threshold(own[:, :, 1:], row_word(own[:, :, 0].long(), rows.number[:, None]))
-        return (torch.cat([table[:, :1], floors, table[:, 1 + 4 * n :]], dim=1).float(),)
+        floors = threshold(own[:, :, 1:], own[:, :, 0], rows)
+        scale, others = table[:, :1].float()[rows.parameter], table[:, 1 + 4 * n :].float()[rows.parameter]
+        return (torch.cat([scale, floors, others], dim=1),)
 
     def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
         """The base plus the merged task vector."""

@@ -11,7 +11,7 @@ import torch
 from evomerge.engine.forms.common import PlainForm, cut_numbers, elected, summed, task_vectors_of, threshold
 from evomerge.engine.kernels import Prepared, Rows, kernel_of
 from evomerge.engine.plan import Elected
-from evomerge.engine.random_bits import Keys, row_word
+from evomerge.engine.random_bits import Keys
 from evomerge.engine.scores import variance
 
 
@@ -28,8 +28,9 @@ class ElectedForm(PlainForm):
 
     def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
         """float32 [r, 2 + n]: scale, the variance to exceed, weights."""
-        floor = threshold(table[:, 2:5], row_word(table[:, 1].long(), rows.number))
-        return (torch.cat([table[:, :1], floor[:, None], table[:, 5:]], dim=1).float(),)
+        floor = threshold(table[:, None, 2:5], table[:, 1:2], rows)
+        scale, weights = table[:, :1].float()[rows.parameter], table[:, 5:].float()[rows.parameter]
+        return (torch.cat([scale, floor, weights], dim=1),)
 
     def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
         """The base plus the merged task vector."""

@@ -12,7 +12,7 @@ from evomerge.engine.della import survives
 from evomerge.engine.forms.common import KEEPS_ALL, cut_numbers, elected, summed, task_vectors_of, threshold
 from evomerge.engine.kernels import Critical, Prepared, Rows, Source, kernel_of
 from evomerge.engine.plan import EVERY, NOTHING, Keep, TaskVectors
-from evomerge.engine.random_bits import HALF, Keys, element_hash, expert_word, row_seeds, row_word, signed
+from evomerge.engine.random_bits import HALF, Keys, element_hash, expert_word, row_seeds, signed
 
 
 @dataclass(frozen=True)
@@ -42,56 +42,63 @@ class TaskVectorForm:
         return replace(self, sources=())
 
     def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
-        """float32 [r, 1 + 4n]: scale, weights, scaled weights, floors, ceilings; int32 [r, 2 + 3n] if random."""
+        """float32 [r, 1 + 2n ... 1 + 4n]: scale, weights, scaled weights, then floors, ceilings or densities as far as
+        the form has them; int32 [r, 2 + 3n] if random."""
         n = self.experts
         shared, own = table[:, :3], table[:, 3:].view(-1, n, COLUMNS)
-        word = row_word(own[:, :, 2].long(), rows.number[:, None])
-        floors = threshold(own[:, :, 3:6], word)
-        ceilings = own[:, :, 10] if self.critical else threshold(own[:, :, 6:9], word)
-        floats = torch.cat([shared[:, :1], own[:, :, 0], own[:, :, 1], floors, ceilings], dim=1).float()
+        floats = [torch.cat([shared[:, :1], own[:, :, 0], own[:, :, 1]], dim=1).float()[rows.parameter]]
+        if self.floor:
+            floats.append(threshold(own[:, :, 3:6], own[:, :, 2], rows))
+        if self.ceiling:
+            floats.append(threshold(own[:, :, 6:9], own[:, :, 2], rows))
+        if self.critical:
+            floats.append(own[:, :, 10].float()[rows.parameter])
         if not self.random:
-            return (floats,)
-        key = (shared[:, 1].long(), shared[:, 2].long())
-        seeds = torch.stack(row_seeds(key, rows.number * rows.width), dim=1)
+            return (torch.cat(floats, dim=1),)
+        key = (shared[:, 1].long()[rows.parameter], shared[:, 2].long()[rows.parameter])
         cuts = (own[:, :, 9] - 1 - HALF).clamp(min=-HALF).int()
-        return floats, torch.cat([seeds, signed(own[:, :, 11].long()), signed(own[:, :, 2].long() | 1), cuts], dim=1)
+        words = torch.cat([signed(own[:, :, 11].long()), signed(own[:, :, 2].long() | 1), cuts], dim=1)
+        seeds = torch.stack(row_seeds(key, rows.number * rows.width), dim=1)
+        return torch.cat(floats, dim=1), torch.cat([seeds, words[rows.parameter]], dim=1)
 
     def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
         """The base plus the merged task vector."""
-        n, floats = self.experts, numbers[0]
-        base, deltas = task_vectors_of(chunks[: 1 + n])
-        column = [floats[:, k : k + 1] for k in range(1 + 4 * n)]
-        terms = [self._kept(i, deltas[i], chunks, numbers, column) for i in range(n)]
-        if not self.elect:
-            return base + summed(terms) * column[0]
-        weights = column[1 : 1 + n] if self.normalize else None
-        return base + elected(terms, terms, summed(terms), weights) * column[0]
-
-    def _kept(
-        self,
-        i: int,
-        delta: torch.Tensor,
-        chunks: Sequence[torch.Tensor],
-        numbers: Sequence[torch.Tensor],
-        column: Sequence[torch.Tensor],
-    ) -> torch.Tensor:
-        """w_i keep_i(d_i)."""
         n = self.experts
-        keep = []
-        if self.floor:
-            keep.append(delta.abs() > column[1 + 2 * n + i])
-        if self.ceiling:
-            keep.append(delta.abs() <= column[1 + 3 * n + i])
-        if self.critical:
-            keep.append(survives(chunks[1 + n + i], column[1 + 3 * n + i]))
-        if self.random:
-            element = element_hash(numbers[1][:, :1], numbers[1][:, 1:2], delta.shape[1])
-            key, multiplier, cut = (numbers[1][:, k : k + 1] for k in (2 + i, 2 + n + i, 2 + 2 * n + i))
-            keep.append(expert_word(element, key, multiplier) <= cut)
-        term = delta * column[1 + n + i]
-        for mask in keep:
-            term = torch.where(mask, term, 0.0)
-        return term
+        base, deltas = task_vectors_of(chunks[: 1 + n])
+        scale, *columns = numbers[0].unsqueeze(2).unbind(1)
+        terms = [delta * scaled for delta, scaled in zip(deltas, columns[n : 2 * n], strict=True)]
+        masks = self._masks(deltas, chunks[1 + n :], columns[2 * n :], numbers)
+        for i, keep in enumerate(masks):
+            for mask in keep:
+                terms[i] = torch.where(mask, terms[i], 0.0)
+        if not self.elect:
+            return base + summed(terms) * scale
+        weights = columns[:n] if self.normalize else None
+        return base + elected(terms, terms, summed(terms), weights) * scale
+
+    def _masks(
+        self,
+        deltas: Sequence[torch.Tensor],
+        critical: Sequence[torch.Tensor],
+        limits: Sequence[torch.Tensor],
+        numbers: Sequence[torch.Tensor],
+    ) -> list[list[torch.Tensor]]:
+        """Which elements of each task vector survive: all that every one of its masks lets through."""
+        n = self.experts
+        masks: list[list[torch.Tensor]] = [[] for _ in deltas]
+        for i, delta in enumerate(deltas):
+            own = iter(limits[i::n])
+            if self.floor:
+                masks[i].append(delta.abs() > next(own))
+            if self.ceiling:
+                masks[i].append(delta.abs() <= next(own))
+            if self.critical:
+                masks[i].append(survives(critical[i], next(own)))
+            if self.random:
+                element = element_hash(numbers[1][:, :1], numbers[1][:, 1:2], delta.shape[1])
+                key, multiplier, cut = (numbers[1][:, k : k + 1] for k in (2 + i, 2 + n + i, 2 + 2 * n + i))
+                masks[i].append(expert_word(element, key, multiplier) <= cut)
+        return masks
 
 
 ALWAYS = 4.0
