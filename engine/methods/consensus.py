@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from evomerge.engine.method import Number, Strength, Weight, merge_method
+from evomerge.engine.method import Lambda, Number, Weight, merge_method
 from evomerge.engine.plan import Agreed, ParameterStatistics, Plan, copy_base
 
 
@@ -15,7 +15,7 @@ def consensus(
     weight: Weight,
     threshold: Annotated[float, Number(0.4, low=0.0, high=10.0, search=(0.2, 0.6))],
     agree: Annotated[float, Number(2.0, low=0.0, high=1000.0)],
-    lambda_: Strength,
+    lambda_: Lambda,
 ) -> Plan:
     """Sum the experts' changes where at least two of them need the result, and drop the rest.
 
