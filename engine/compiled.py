@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,27 +85,47 @@ class Launcher:
         chunks: Sequence[torch.Tensor],
         numbers: Sequence[torch.Tensor],
     ) -> None:
-        """Compile a kernel and run it. Without a working compiler everything stays eager, with one warning."""
+        """Compile a kernel, in each way there is, and run it; the fastest way is kept.
+
+        Without a working compiler everything stays eager, with one warning.
+        """
         keep_compiled_kernels()
-
-        def kernel(out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> None:
-            out.copy_(form.body(chunks, numbers))
-
-        fused = torch.compile(kernel, fullgraph=True, dynamic=False, options=options_for(out.device))
-        for tensor in (out, *chunks, *numbers):
-            torch._dynamo.mark_dynamic(tensor, 0)
+        found: list[tuple[float, Kernel]] = []
         try:
-            with torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000):
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message="bf16 and fp16 are mixed")
-                    fused(out, chunks, numbers)
+            for options in ways(out.device):
+                kernel = compiled(form, options, out, chunks, numbers)
+                start = time.perf_counter()
+                kernel(out, chunks, numbers)
+                found.append((time.perf_counter() - start, kernel))
         except Exception as error:
             logger.warning("kernels are not compiled, and slower: %s", first_line(error))
             self._worth = None
             run_eagerly(form, out, chunks, numbers)
             return
-        self._kernels[key] = fused
+        self._kernels[key] = min(found, key=lambda timed: timed[0])[1]
         self.compiled += 1
+
+
+def compiled(
+    form: Form,
+    options: dict[str, Any],
+    out: torch.Tensor,
+    chunks: Sequence[torch.Tensor],
+    numbers: Sequence[torch.Tensor],
+) -> Kernel:
+    """A form's kernel compiled for any number of rows, and run once."""
+
+    def kernel(out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> None:
+        out.copy_(form.body(chunks, numbers))
+
+    fused: Kernel = torch.compile(kernel, fullgraph=True, dynamic=False, options=options)
+    for tensor in (out, *chunks, *numbers):
+        torch._dynamo.mark_dynamic(tensor, 0)
+    limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
+    with limits, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="bf16 and fp16 are mixed")
+        fused(out, chunks, numbers)
+    return fused
 
 
 def run_eagerly(form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> None:
@@ -125,21 +146,21 @@ def run_eagerly(form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], n
         list(pool.map(one, starts))
 
 
-def options_for(device: torch.device) -> dict[str, Any]:
-    """The compiler's options: those that keep to eager arithmetic, and on CPU those that vectorize best."""
+def ways(device: torch.device) -> list[dict[str, Any]]:
+    """Options of the compiler to choose from; all keep to eager arithmetic.
+
+    torch.compile writes vector code of its own and turns GCC's vectorizer off. For kernels with many comparisons,
+    plain loops that GCC vectorizes with mask registers are up to twice as fast; for others it is the other way round.
+    """
     if device.type != "cpu":
-        return dict(CUDA_OPTIONS)
+        return [dict(CUDA_OPTIONS)]
     vectorizer = vectorizing_compiler()
-    return {"cpp.simdlen": 1, "cpp.cxx": (vectorizer,)} if vectorizer else {}
+    return [{}, *([{"cpp.simdlen": 1, "cpp.cxx": (vectorizer,)}] if vectorizer else [])]
 
 
 @cache
 def vectorizing_compiler() -> str | None:
-    """A script that calls GCC with its own vectorizer on; None where there is no GCC for x86.
-
-    torch.compile writes vector code of its own and turns GCC's vectorizer off. For our kernels, many comparisons on
-    few numbers, plain loops that GCC vectorizes with mask registers are up to twice as fast.
-    """
+    """A script that calls GCC with its own vectorizer on; None where there is no GCC for x86."""
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64") or os.name != "posix":
         return None
