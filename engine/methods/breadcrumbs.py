@@ -19,8 +19,8 @@ def breadcrumbs(
 ) -> Plan:
     """Drop the smallest and the very largest changes, and add the rest.
 
-    Of abs(d_i) the int(gamma * numel) largest are dropped and, of the rest, all but the int(density * numel) largest
-    b + lambda sum_i w_i trim(d_i).
+    Of abs(d_i) the int(gamma * numel) largest are dropped and, of the rest, all but the int(density * numel)
+    largest. b + lambda sum_i w_i trim(d_i).
 
     Pick it for experts with outliers, a few weights that moved far and would break what the others know, and for
     hyperparameters that carry over from few experts to many.

@@ -19,8 +19,8 @@ def breadcrumbs_ties(
 ) -> Plan:
     """Drop the smallest and the very largest changes, then let the experts vote on each sign.
 
-    Of abs(d_i) the int(gamma * numel) largest are dropped and, of the rest, all but the int(density * numel) largest
-    As ties with this trim.
+    Of abs(d_i) the int(gamma * numel) largest are dropped and, of the rest, all but the int(density * numel)
+    largest. As ties with this trim.
 
     Pick it where ties is good and a few weights that moved far do harm.
 
