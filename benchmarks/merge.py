@@ -101,7 +101,7 @@ def measure(folder: Path, experts: int, method: str, device: str) -> dict[str, A
         groups = (Group(parameters=numbers_for(method, k)),)
         return Recipe(base=refs[0], experts=tuple(refs[1:]), method=method, groups=groups)
 
-    merger = Merger(refs[0], refs[1:], "bfloat16", device)
+    merger = Merger(refs[0], refs[1:], "bfloat16", device, methods=(method,))
     size = sum(p.numel() for p in merger.model.parameters())
     copy_s = copy_seconds(merger, device)
     start = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from evomerge.engine.arena import Arena, Segment
@@ -11,8 +13,8 @@ from evomerge.engine.random_bits import Keys, random_key
 from evomerge.engine.statistics import words
 from evomerge.engine.store import BASE, Store
 
-SORTED = 2**24
-"""Elements that are ranked at a time."""
+SORTED = {"cpu": 2**18, "cuda": 2**25}
+"""Elements that are ranked at a time: on CPU by each thread."""
 
 
 class Derived:
@@ -44,25 +46,34 @@ class Derived:
     def _compute(self, arena: Arena, source: Critical, start: int, stop: int) -> torch.Tensor:
         width = arena.kind.width
         out = torch.zeros(stop - start, width, dtype=torch.float16, device=arena.kind.device)
+        tasks = []
         for segment in arena.segments:
             first, last = max(segment.first, start), min(segment.first + segment.rows, stop)
+            begin, end = (first - segment.first) * width, min((last - segment.first) * width, segment.numel)
             if first < last:
-                begin = (first - segment.first) * width
-                end = min((last - segment.first) * width, segment.numel)
                 place = (first - start) * width
-                self._rank(segment, source, begin, out.view(-1)[place : place + end - begin])
+                tasks += self._tasks(segment, begin, out.view(-1)[place : place + end - begin])
+        with ThreadPoolExecutor(max(torch.get_num_threads(), 1) if out.device.type == "cpu" else 1) as pool:
+            list(pool.map(lambda task: self._rank(source, *task), tasks))
         return out
 
-    def _rank(self, segment: Segment, source: Critical, begin: int, out: torch.Tensor) -> None:
-        """Write the critical densities of elements [begin, begin + out.numel()) of a parameter."""
+    def _tasks(self, segment: Segment, begin: int, out: torch.Tensor) -> list[tuple[Segment, int, int, torch.Tensor]]:
+        """Whole rows of a parameter that together cover its elements [begin, begin + out.numel()), which go to `out`:
+        (parameter, first element of the rows, first element that is wanted, where those go)."""
+        columns = segment.columns
+        step = max(SORTED[out.device.type] // columns, 1) * columns
+        tasks = []
+        for start in range(begin // columns * columns, begin + out.numel(), step):
+            low, high = max(start, begin), min(start + step, begin + out.numel())
+            tasks.append((segment, start, low, out[low - begin : high - begin]))
+        return tasks
+
+    def _rank(self, source: Critical, segment: Segment, start: int, low: int, out: torch.Tensor) -> None:
+        """Write the critical densities of elements [low, low + out.numel()), in rows that begin at `start`."""
         columns = segment.columns
         expert = self._store.experts[source.expert - 1]
         keys = Keys(random_key(source.seed, "", segment.name), (random_key(source.seed, expert, segment.name),))
-        end = begin + out.numel()
-        step = max(SORTED // columns, 1) * columns
-        for start in range(begin // columns * columns, end, step):
-            stop = min(start + step, -(-end // columns) * columns)
-            base, own = (self._store.flat(segment.name, s, start, stop) for s in (BASE, source.expert))
-            values = critical_densities(own.float() - base.float(), columns, words(keys, start, own), source.epsilon)
-            low, high = max(start, begin), min(stop, end)
-            out[low - begin : high - begin] = values[low - start : high - start]
+        stop = -(-(low + out.numel()) // columns) * columns
+        base, own = (self._store.flat(segment.name, s, start, stop) for s in (BASE, source.expert))
+        values = critical_densities(own.float() - base.float(), columns, words(keys, start, own), source.epsilon)
+        out.copy_(values[low - start : low - start + out.numel()])

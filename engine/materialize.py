@@ -54,6 +54,7 @@ class Sources:
         allow_nonfinite: whether sources may hold NaN or infinite weights.
         tell: told of the rules that were applied and of the memory plan, line by line, before weights are read.
         launcher: runs the kernels; by default one that compiles what is used often.
+        methods: the methods of the recipes to come, as far as known; the memory plan counts what they keep.
         load: whether weights are read at once; otherwise `load` does it, after cheaper checks.
 
     Attributes:
@@ -82,6 +83,7 @@ class Sources:
         allow_nonfinite: bool = False,
         tell: Callable[[str], None] = lambda line: None,
         launcher: Launcher | None = None,
+        methods: Sequence[str] = (),
         load: bool = True,
     ) -> None:
         if dtype not in DTYPES:
@@ -99,7 +101,10 @@ class Sources:
         self.experts = tuple(self._refs)
         self.notes = alignment.notes
         names = (base.name, *self._refs)
-        self.memory = plan_memory(self._live.arenas, names, limit=memory_limit, in_memory=self._in_memory)
+        self._ranked = any(METHODS.get(method).ranked for method in methods)
+        self.memory = plan_memory(
+            self._live.arenas, names, limit=memory_limit, in_memory=self._in_memory, ranked=self._ranked
+        )
         self._readings, self._tell = alignment.readings, tell
         if load:
             self.load()
@@ -123,7 +128,7 @@ class Sources:
             allow_nonfinite=self._allow_nonfinite,
         )
         self._statistics = Statistics(self._store)
-        self._derived = Derived(self._store, keep="disk" not in self.memory.tiers)
+        self._derived = Derived(self._store, keep=self._in_one_piece)
         self._planned: set[tuple[str, tuple[int, ...]]] = set()
 
     def check(self, recipe: Recipe) -> None:
@@ -191,6 +196,11 @@ class Sources:
             return self._derived.fetch(arena, own, start, stop)
 
         return fetch
+
+    @property
+    def _in_one_piece(self) -> bool:
+        """Whether everything that methods read is kept, so that all of it is at hand at once."""
+        return "disk" not in self.memory.tiers and (self.memory.keeps_densities or not self._ranked)
 
     @property
     def _surely_finite(self) -> bool:
@@ -269,7 +279,7 @@ class Merger(Sources):
             works: for each parameter.
             sources: the places of the recipe's base and experts in the store.
         """
-        piece = self._store.stage if "disk" in self.memory.tiers else PIECE
+        piece = PIECE if self._in_one_piece else self._store.stage
         with torch.no_grad():
             for arena, out in zip(self._live.arenas, self._live.outs, strict=True):
                 carry_out(arena, works, self._fetch(sources), out, self._launcher, piece=piece)
@@ -358,7 +368,11 @@ def merger_of(recipe: Recipe, device: str = "auto", **options: Any) -> Merger:
 
 def options_of(recipe: Recipe) -> dict[str, Any]:
     """What a recipe asks of its sources."""
-    return {"tokenizer": recipe.tokenizer, "allow_nonfinite": recipe.allow_nonfinite}
+    return {
+        "tokenizer": recipe.tokenizer,
+        "allow_nonfinite": recipe.allow_nonfinite,
+        "methods": (recipe.method,),
+    }
 
 
 def merge(recipe: Recipe, device: str = "auto") -> PreTrainedModel:

@@ -55,12 +55,14 @@ class MemoryPlan:
         tiers: where the base and each expert are kept.
         stage: elements of a source on disk that are staged at a time.
         limit: of the host's memory, in bytes; None: what is free.
+        keeps_densities: whether critical densities are kept.
     """
 
     parts: tuple[Part, ...]
     tiers: tuple[Tier, ...]
     stage: int
     limit: int | None
+    keeps_densities: bool = False
 
     @property
     def host(self) -> int:
@@ -86,7 +88,12 @@ class MemoryPlan:
 
 
 def plan_memory(
-    arenas: Sequence[Arena], names: Sequence[str], *, limit: int | None = None, in_memory: bool = True
+    arenas: Sequence[Arena],
+    names: Sequence[str],
+    *,
+    limit: int | None = None,
+    in_memory: bool = True,
+    ranked: bool = False,
 ) -> MemoryPlan:
     """Decide where the base and the experts are kept.
 
@@ -95,6 +102,7 @@ def plan_memory(
         names: of the base and the experts.
         limit: of this process's memory on the host, in bytes; None: what is free now.
         in_memory: whether the candidate is kept in memory; otherwise it is written to disk piece by piece.
+        ranked: whether a method reads critical densities (DELLA). They are kept if all sources are and there is room.
 
     Raises:
         InputError: what has to be in memory does not fit.
@@ -115,6 +123,12 @@ def plan_memory(
             f"but is {readable(total)}"
         )
     tiers, placed = _tiers(_sizes(arenas, len(names)), names, room, host, staging, cuda=cuda)
+    if "disk" not in tiers and ranked:
+        left = room - sum(part.nbytes for part in placed if part.place in ("device", "memory"))
+        densities = sum(2 * arena.numel for arena in arenas) * (len(names) - 1)
+        if densities <= left:
+            placed.append(Part("critical densities", densities, "device" if cuda else "memory", source=True))
+            return MemoryPlan((*needed, *placed), tuple(tiers), STAGE, limit, keeps_densities=True)
     return _with_staging(arenas, [*needed, *placed], tiers, limit, host)
 
 

@@ -88,6 +88,7 @@ class MergeMethod:
         max_experts: the most experts it takes; None: any number.
         ordered: whether the order of the experts matters.
         random: whether it draws random masks from the recipe's seed. (Ties at a trim threshold are settled by it, too.)
+        ranked: whether it reads critical densities, which take 2 bytes an element and expert.
         neutral: numbers that give back the base exactly, whatever the other parameters are; empty: there are none.
         doc: the function's docstring.
     """
@@ -100,6 +101,7 @@ class MergeMethod:
     max_experts: int | None = None
     ordered: bool = False
     random: bool = False
+    ranked: bool = False
     neutral: Mapping[str, float] = field(default_factory=lambda: {"weight": 0.0})
     doc: str = field(default="", repr=False)
 
@@ -157,6 +159,7 @@ def merge_method(
     max_experts: int | None = None,
     ordered: bool = False,
     random: bool = False,
+    ranked: bool = False,
     neutral: Mapping[str, float] | None = None,
 ) -> Callable[[Callable[..., Plan]], MergeMethod]:
     """Register the decorated function as the merge method `name`; see `MergeMethod` for the arguments.
@@ -176,6 +179,7 @@ def merge_method(
             max_experts=max_experts,
             ordered=ordered,
             random=random,
+            ranked=ranked,
             neutral={"weight": 0.0} if neutral is None else dict(neutral),
             doc=inspect.getdoc(function) or "",
         )

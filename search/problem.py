@@ -59,6 +59,7 @@ def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda lin
         allow_nonfinite=config.merge.allow_nonfinite,
         memory_limit=None if limit is None else parse_size(limit),
         tell=tell,
+        methods=config.merge.method,
         load=False,
     )
     space = Space(config.space, merger.num_layers, merges)

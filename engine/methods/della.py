@@ -7,7 +7,7 @@ from evomerge.engine.method import Density, Epsilon, Lambda, Normalize, Weight, 
 from evomerge.engine.plan import ParameterStatistics, Plan, task_vectors
 
 
-@merge_method(name="della", paper="arXiv:2406.11617", random=True)
+@merge_method(name="della", paper="arXiv:2406.11617", random=True, ranked=True)
 def della(
     statistics: ParameterStatistics,
     *,

@@ -57,6 +57,16 @@ def test_sources_stay_in_memory_in_order_as_far_as_they_fit(fit):
     assert f"limit {readable(limit)}" in plan.lines()[-1]
 
 
+def test_critical_densities_are_kept_beside_sources_where_there_is_room():
+    numel = 64 * MILLION // 1024 * 1024
+    room = spare(numel) + 4 * 2 * numel + 20 * MILLION
+    assert not plan_memory([arena(numel)], NAMES, limit=room, ranked=True).keeps_densities
+    plan = plan_memory([arena(numel)], NAMES, limit=room + 3 * 2 * numel, ranked=True)
+    assert plan.keeps_densities
+    assert plan.parts[-1].nbytes == 3 * 2 * numel
+    assert plan.host <= room + 3 * 2 * numel
+
+
 def test_a_limit_that_leaves_no_room_is_refused_with_what_is_needed():
     numel = 64 * MILLION // 1024 * 1024
     with pytest.raises(InputError, match=r"memory_limit must be at least .*the candidate.*but is") as error:
