@@ -13,7 +13,7 @@ thousand), or 11 for each occupied bin (some thousand).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ PIECE = 2**20
 FEW = 16  # elements for each distinct magnitude, at least, where all of these are kept
 LOWER = 8
 RECENT = 64
+BINS_LOOKED_INTO = 4  # are kept; a search moves a density by little at a time
 NO_SIGN = 0x7FFFFFFF  # -0.0 counts as 0.0
 
 
@@ -49,12 +50,13 @@ class MagnitudeTable:
     Args:
         chunks: yields the vector's magnitudes, float32 chunks in order, as often as it is called.
         numel: their number.
+        many: whether they are known to take many values; otherwise that is found out.
 
     Attributes:
         finite: whether all magnitudes are.
     """
 
-    def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int) -> None:
+    def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int, *, many: bool = False) -> None:
         self._chunks = chunks
         self._numel = numel
         self._sorted: np.ndarray | None = None
@@ -63,8 +65,11 @@ class MagnitudeTable:
             everything = torch.cat([torch.empty(0), *(chunk.cpu() for chunk in chunks())])
             self._sorted = everything.sort().values.numpy()
             self.finite = bool(np.isfinite(self._sorted).all())
+        elif many:
+            self._count_bins()
         else:
             self._count()
+        self._members = lru_cache(maxsize=BINS_LOOKED_INTO)(self._members_of)
         self.threshold = lru_cache(maxsize=RECENT)(self._threshold)
         """The `Threshold` of k in [1, numel]; the most recent answers are kept."""
 
@@ -105,7 +110,7 @@ class MagnitudeTable:
         inside = _in_sorted(self._members(int(self._values[place]) >> 16), k - above)
         return inside._replace(above=above + inside.above)
 
-    def _members(self, upper: int) -> np.ndarray:
+    def _members_of(self, upper: int) -> np.ndarray:
         """The sorted magnitudes whose upper 16 bits are `upper`."""
         members = [chunk[(chunk.view(torch.int32) & NO_SIGN) >> 16 == upper].cpu() for chunk in self._chunks()]
         return torch.cat(members).sort().values.numpy()
@@ -115,35 +120,36 @@ class RankTable:
     """The same for numbers that may have either sign: a `MagnitudeTable` of those above 0 and one of those below.
 
     Args:
-        chunks: yields the numbers, float32 chunks in order, as often as it is called.
+        chunks: yields the numbers, float32 chunks in order, as often as it is called; none is minus infinity.
         numel: how many they are.
-        signed: whether any may be negative.
+        many: whether they take many values, as the results of float32 arithmetic do.
 
     Attributes:
         finite: whether all numbers are.
         positive: how many are above 0.
     """
 
-    def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int, *, signed: bool) -> None:
-        self._numel = numel
-        if signed:
-            self._above: MagnitudeTable = MagnitudeTable(lambda: (chunk.clamp(min=0.0) for chunk in chunks()), numel)
-            self._below: MagnitudeTable | None = MagnitudeTable(
-                lambda: ((-chunk).clamp(min=0.0) for chunk in chunks()), numel
-            )
-        else:
-            self._above, self._below = MagnitudeTable(chunks, numel), None
-        self.finite = self._above.finite and (self._below is None or self._below.finite)
+    def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int, *, many: bool) -> None:
+        self._chunks, self._numel, self._many = chunks, numel, many
+        self._above = MagnitudeTable(lambda: (chunk.clamp(min=0.0) for chunk in chunks()), numel, many=many)
+        self.finite = self._above.finite
         self.positive = _positive(self._above, numel) if self.finite else 0
 
     def threshold(self, k: int) -> Threshold:
         """The `Threshold` of k in [1, numel]."""
-        if self._below is None or k <= self.positive:
+        if k <= self.positive:
             return self._above.threshold(k)
         value, above, tied = self._below.threshold(self._numel - k + 1)
         if value == 0.0:
             return Threshold(0.0, self.positive, self._numel - self.positive - above)
         return Threshold(-value, self._numel - above - tied, tied)
+
+    @cached_property
+    def _below(self) -> MagnitudeTable:
+        """Of the negative numbers: made when it is first needed, since most thresholds lie above 0."""
+        return MagnitudeTable(
+            lambda: ((-chunk).clamp(min=0.0) for chunk in self._chunks()), self._numel, many=self._many
+        )
 
 
 def _positive(table: MagnitudeTable, numel: int) -> int:

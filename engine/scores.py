@@ -44,35 +44,35 @@ class ScoreFunction(NamedTuple):
 
     Attributes:
         function: computes it.
-        signed: whether scores may be negative.
+        many: whether scores take many values, even if the stored weights take few.
         by_row: whether it needs whole rows.
     """
 
     function: Function
-    signed: bool
+    many: bool
     by_row: bool
 
 
 SCORES: dict[str, ScoreFunction] = {}
 
 
-def score(name: str, *, signed: bool = False, by_row: bool = False) -> Callable[[Function], Function]:
+def score(name: str, *, many: bool = True, by_row: bool = False) -> Callable[[Function], Function]:
     """Register a function as the score `name`; see `ScoreFunction`."""
 
     def register(function: Function) -> Function:
-        SCORES[name] = ScoreFunction(function, signed, by_row)
+        SCORES[name] = ScoreFunction(function, many, by_row)
         return function
 
     return register
 
 
-@score("magnitude")
+@score("magnitude", many=False)
 def magnitude(piece: Piece, numbers: tuple[Any, ...]) -> torch.Tensor:
     """abs(d)."""
     return (piece.experts[0] - piece.base).abs_()
 
 
-@score("product", signed=True)
+@score("product")
 def product(piece: Piece, numbers: tuple[Any, ...]) -> torch.Tensor:
     """The product of two task vectors; of one with itself where only one is named."""
     deltas = piece.deltas
@@ -99,7 +99,7 @@ def shared_score(piece: Piece, numbers: tuple[Any, ...]) -> torch.Tensor:
     return shared_part(deltas[0], deltas[-1], *_scalars(numbers, piece))
 
 
-@score("competition", signed=True)
+@score("competition")
 def competition_score(piece: Piece, numbers: tuple[Any, ...]) -> torch.Tensor:
     """PCB's `excess`; numbers: which of the experts, the `Competition`."""
     return excess(numbers[0], piece.deltas, columns_of(numbers[1], piece.base.device), {})

@@ -188,8 +188,8 @@ class Statistics:
         return np.concatenate(rows) if rows else np.zeros((0, size, size))
 
     def _table(self, parameter: str, score: Score) -> RankTable:
-        signed = SCORES[score.kind].signed
-        table = RankTable(lambda: self.scores(parameter, score), self.segment(parameter).numel, signed=signed)
+        many = SCORES[score.kind].many
+        table = RankTable(lambda: self.scores(parameter, score), self.segment(parameter).numel, many=many)
         if not table.finite:
             names = ", ".join(repr(self.store.experts[expert]) for expert in score.experts)
             raise InputError(

@@ -56,7 +56,8 @@ def test_thresholds_are_exact_for_differences_of_bfloat16(seed, share):
 
 @pytest.mark.parametrize("size", [1, 100, 40_000])
 @pytest.mark.parametrize("kind", ["normal", "few levels", "negative", "zeros"])
-def test_numbers_of_either_sign_are_ranked_exactly(kind, size):
+@pytest.mark.parametrize("many", [False, True])
+def test_numbers_of_either_sign_are_ranked_exactly(kind, size, many):
     torch.manual_seed(0)
     numbers = {
         "normal": torch.randn(size),
@@ -64,7 +65,7 @@ def test_numbers_of_either_sign_are_ranked_exactly(kind, size):
         "negative": -torch.rand(size),
         "zeros": torch.tensor([0.0, -0.0]).repeat(size)[:size],
     }[kind]
-    found = RankTable(lambda: iter(numbers.split(7_000)), size, signed=True)
+    found = RankTable(lambda: iter(numbers.split(7_000)), size, many=many)
     assert found.positive == int((numbers > 0).sum())
     for k in sorted({1, size // 3 + 1, size // 2 + 1, size}):
         assert tuple(found.threshold(k)) == expected(numbers, k)
