@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Launcher:
         try:
             for options in ways(out.device):
                 kernel = compiled(form, options, out, chunks, numbers)
-                found.append((fastest(lambda kernel=kernel: kernel(out, chunks, numbers)), kernel))
+                found.append((fastest(partial(kernel, out, chunks, numbers)), kernel))
         except Exception as error:
             logger.warning("kernels are not compiled, and slower: %s", first_line(error))
             self._worth = None

@@ -66,6 +66,7 @@ def _from_mergekit(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         place = numbers if parameter == "t" else options
         place[parameter] = _plain(value, parameter, path)
     _check_tokenizer(raw, base, path)
+    options = _translated(str(raw["merge_method"]), options, "base_model" in raw, path)
     return {
         "base": _reference(base),
         "experts": experts,
@@ -74,6 +75,28 @@ def _from_mergekit(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         "options": options,
         "dtype": raw.get("out_dtype") or raw.get("dtype") or _dtype_of(base, path),
     }
+
+
+def _translated(method: str, options: dict[str, Any], based: bool, path: Path) -> dict[str, Any]:
+    """mergekit's options under our names.
+
+    What only says how mergekit computes (int8_mask; the steps of karcher, which here go on until nothing moves) is
+    left out.
+    """
+    options = {name: value for name, value in options.items() if name not in ("int8_mask", "max_iter", "tol", "eps")}
+    if method.startswith(("dare", "della")):
+        options["rescale"] = "l1" if options.get("rescale", True) else "none"
+    if method == "multislerp" and "normalize_weights" in options:
+        options["normalize"] = options.pop("normalize_weights")
+    if method == "nuslerp":
+        options["row_wise"] = not options.pop("nuslerp_flatten", True)
+        if options.pop("nuslerp_row_wise", False) and options["row_wise"]:
+            raise InputError(
+                f"{path}: nuslerp_row_wise must be false (arcs run along the last axis here), but got True"
+            )
+    if method in ("nuslerp", "multislerp"):
+        options["task_vectors"] = based
+    return options
 
 
 def _check_tokenizer(raw: dict[str, Any], base: str, path: Path) -> None:

@@ -15,15 +15,22 @@ Start = tuple[str, dict[str, float | dict[str, float]]]
 
 
 def uniform(space: Space, method: str, experts: Sequence[str]) -> Iterator[Start]:
-    """All experts alike: weights 1/n, or a method's half-way."""
+    """All experts alike: weights 1/n, or a method's half-way; a method without numbers as it is."""
     strength = space.strength(method)
+    if strength is None:
+        yield "uniform", {}
+        return
     value = {name: 1 / len(experts) for name in experts} if strength.per_expert else float(strength.default)
     yield "uniform", {strength.name: value}
 
 
 def experts(space: Space, method: str, experts: Sequence[str]) -> Iterator[Start]:
-    """Each expert alone."""
+    """Each expert alone, where the method's numbers can say so."""
     strength = space.strength(method)
+    if strength is None:
+        return
+    if not strength.per_expert and not (len(experts) == 1 and _holds(space.bounds(strength.name), 1.0)):
+        return
     for name in experts:
         alone = {other: float(other == name) for other in experts}
         yield f"expert {name}", {strength.name: alone if strength.per_expert else 1.0}
@@ -32,12 +39,17 @@ def experts(space: Space, method: str, experts: Sequence[str]) -> Iterator[Start
 def sweep(space: Space, method: str, experts: Sequence[str]) -> Iterator[Start]:
     """One number for all experts, at `SWEEP_STEPS` even steps from above its lower bound to its upper."""
     strength = space.strength(method)
-    bounds = space.bounds(strength.name)
-    if not isinstance(bounds, tuple):
+    bounds = space.bounds(strength.name) if strength else None
+    if strength is None or not isinstance(bounds, tuple):
         return
     for value in np.linspace(*bounds, SWEEP_STEPS + 1)[1:]:
         number = round(float(value), 6)
         yield f"sweep {number:g}", {strength.name: dict.fromkeys(experts, number) if strength.per_expert else number}
+
+
+def _holds(bounds: tuple[float, float] | float | None, number: float) -> bool:
+    low, high = bounds if isinstance(bounds, tuple) else (bounds, bounds)
+    return low is not None and high is not None and low <= number <= high
 
 
 WARM_STARTS: dict[str, Callable[[Space, str, Sequence[str]], Iterator[Start]]] = {

@@ -53,7 +53,10 @@ class Space:
                 self._stacking.check(merge.template)
         for method in self.methods:
             if not self.dimensions(method):
-                raise InputError(f"space must leave a number to search, but every parameter of {method} is fixed")
+                raise InputError(
+                    f"space must leave a number to search, but every parameter of {method} is fixed;"
+                    " `evomerge merge` makes its one candidate"
+                )
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -69,7 +72,7 @@ class Space:
         return tuple(
             self._dimension(spec.name, expert, modules, column)
             for spec in merge.parameters
-            if isinstance(self._bounds.get(spec.name), tuple)
+            if self._is_searched(spec)
             for expert in _owners(spec, merge.template)
             for modules, column in self._cells()
         )
@@ -115,9 +118,12 @@ class Space:
         layers, sentences = self._stacking.constant() if self._stacking else ({}, [])
         return point | layers, [*moved, *sentences]
 
-    def strength(self, method: str) -> ParameterSpec:
-        """The parameter that says how much of an expert goes in: the first number with search bounds of its own."""
-        return next(spec for spec in self._merges[method].parameters if spec.kind == "number" and spec.search)
+    def strength(self, method: str) -> ParameterSpec | None:
+        """The parameter that says how much of an expert goes in: the first number with search bounds of its own.
+
+        None: the method has none, so that it makes one candidate for each order of layers.
+        """
+        return next((spec for spec in self._merges[method].parameters if spec.kind == "number" and spec.search), None)
 
     def bounds(self, parameter: str) -> tuple[float, float] | float | None:
         """The bounds that hold for a parameter, its fixed number, or None where it stays at the method's default."""
@@ -131,6 +137,10 @@ class Space:
             if key in options | elsewhere | numbers:
                 continue
             raise unknown_name("a key of space", key, {"layers", "modules"} | options | numbers)
+
+    def _is_searched(self, spec: ParameterSpec) -> bool:
+        """Whether it has bounds: the user's, or its own. Another method's are none of its business."""
+        return isinstance(self._bounds.get(spec.name), tuple) and (spec.name in self._settings or bool(spec.search))
 
     def _cells(self) -> Iterator[tuple[str, int]]:
         for modules in self._modules:
@@ -174,7 +184,7 @@ class Space:
             bounds = self._bounds.get(spec.name)
             if isinstance(bounds, float):
                 numbers[spec.name] = bounds
-            elif isinstance(bounds, tuple):
+            elif self._is_searched(spec):
                 each = {
                     expert: sum(
                         weight * float(point[self._dimension(spec.name, expert, modules, column).name])
