@@ -12,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -26,7 +25,7 @@ from evomerge.engine.kernels import Form
 
 logger = logging.getLogger(__name__)
 
-WORTH_COMPILING = 2**28
+WORTH_COMPILING = 2**27
 """Elements that a kernel has to have written in this process."""
 
 CPU_CHUNK = 2**15
@@ -130,8 +129,7 @@ def compiled(
     for tensor in (out, *chunks, *numbers):
         torch._dynamo.mark_dynamic(tensor, 0)
     limits = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
-    with limits, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="bf16 and fp16 are mixed")
+    with limits:
         fused(out, chunks, numbers)
     return fused
 

@@ -3,13 +3,16 @@
 DELLA keeps an element with probability p = density - epsilon + 2 epsilon (rank - 1) / (columns - 1), where rank
 orders abs(d) inside each row of the parameter, ascending (section 3.1). With u the element's random number in
 [0, 1), u < p holds iff u + epsilon - 2 epsilon (rank - 1) / (columns - 1) < density. The left side, the element's
-critical density, does not depend on the density: it is computed once, kept as float16, and a candidate costs one
+critical density, does not depend on the density: it is computed once, kept in 16 bits, and a candidate costs one
 comparison. Elements of equal magnitude are ranked by their position.
 """
 
 from __future__ import annotations
 
 import torch
+
+UNITS = 2**14
+"""Critical densities lie in [-1, 2) and are kept in units of 1 / UNITS."""
 
 
 def critical_densities(delta: torch.Tensor, columns: int, word: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -22,10 +25,10 @@ def critical_densities(delta: torch.Tensor, columns: int, word: torch.Tensor, ep
         epsilon: half the width of the range of probabilities.
 
     Returns:
-        float16 [rows * columns].
+        int16 [rows * columns]: critical densities in units of 2^-14, rounded.
     """
     share = ranks(delta.abs().view(-1, columns)).double().view(-1) / max(columns - 1, 1)
-    return (word.double() / 2**32 + epsilon - 2.0 * epsilon * share).half()
+    return ((word.double() / 2**32 + epsilon - 2.0 * epsilon * share) * UNITS).round().short()
 
 
 def ranks(magnitudes: torch.Tensor) -> torch.Tensor:
@@ -49,5 +52,5 @@ def ranks(magnitudes: torch.Tensor) -> torch.Tensor:
 
 
 def survives(critical: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
-    """Whether each element survives. Args: critical: float16; density: float32 numbers that broadcast to it."""
-    return critical.float() < density
+    """Whether each element survives. Args: critical: int16; density: float32 numbers that broadcast to it."""
+    return critical.float() < density * UNITS

@@ -45,7 +45,7 @@ class Derived:
 
     def _compute(self, arena: Arena, source: Critical, start: int, stop: int) -> torch.Tensor:
         width = arena.kind.width
-        out = torch.zeros(stop - start, width, dtype=torch.float16, device=arena.kind.device)
+        out = torch.zeros(stop - start, width, dtype=torch.int16, device=arena.kind.device)
         tasks = []
         for segment in arena.segments:
             first, last = max(segment.first, start), min(segment.first + segment.rows, stop)

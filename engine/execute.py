@@ -99,8 +99,7 @@ def merge_rows(
     if run.form.by_row:
         _merge_own_rows(arena.segments[run.first], run, start, chunks, out, launcher)
         return
-    device = arena.kind.device
-    table = torch.from_numpy(np.stack(run.entries)).to(device, non_blocking=True)
+    table = on_device(np.stack(run.entries), arena.kind.device)
     parameter = arena.parameter[start:stop] - run.first
     rows = Rows(parameter, arena.number[start:stop], arena.kind.width)
     launcher.run(run.form, out, chunks, run.form.numbers(table, rows))
@@ -115,8 +114,14 @@ def _merge_own_rows(
     size = min(out.numel(), segment.numel - begin)
     entry = run.entries[0]
     own = entry if entry.ndim == 2 else np.broadcast_to(entry, (segment.numel // columns, entry.size))
-    table = torch.from_numpy(np.ascontiguousarray(own[begin // columns : (begin + size) // columns])).to(out.device)
+    table = on_device(own[begin // columns : (begin + size) // columns], out.device)
     number = torch.arange(begin // columns, (begin + size) // columns, device=out.device)
     rows = Rows(number - begin // columns, number, columns)
     cut = [chunk.view(-1)[:size].view(-1, columns) for chunk in chunks]
     launcher.run(run.form, out.view(-1)[:size].view(-1, columns), cut, run.form.numbers(table, rows))
+
+
+def on_device(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Numbers on a device; a GPU is not waited for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(numbers))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

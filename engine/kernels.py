@@ -25,7 +25,7 @@ from evomerge.engine.random_bits import Keys
 
 
 class Critical(NamedTuple):
-    """A derived source: the critical densities of an expert's task vector, float16 (`evomerge.engine.della`).
+    """A derived source: the critical densities of an expert's task vector, int16 (`evomerge.engine.della`).
 
     Attributes:
         expert: the expert's place among the sources.

@@ -1,7 +1,7 @@
 """Exact thresholds: the k-th largest of many numbers, and how many of them lie above and at it.
 
 The bits of a non-negative float32, read as an integer, sort as the numbers do. Differences of bfloat16 or float16
-weights take few distinct values, nearly all with 8 lower bits of zero: a large vector of such keeps its distinct
+weights take few distinct values, nearly all with 13 lower bits of zero: a large vector of such keeps its distinct
 magnitudes with their counts, so every threshold is one look-up. Differences of float32 weights keep a histogram over
 the upper 16 bits, and the bin that holds the k-th magnitude is looked into once more. A small vector keeps its
 sorted magnitudes.
@@ -22,9 +22,9 @@ import torch
 SMALL = 16_384
 BINS = 2**15
 INFINITE = 0x7F800000  # the bits of infinity; those of NaN are larger
-PIECE = 2**20
+PIECE = 2**18
 FEW = 16  # elements for each distinct magnitude, at least, where all of these are kept
-LOWER = 8
+LOWER = 13  # bits that are zero in nearly all differences of 16-bit weights
 RECENT = 64
 BINS_LOOKED_INTO = 4  # are kept; a search moves a density by little at a time
 NO_SIGN = 0x7FFFFFFF  # -0.0 counts as 0.0
@@ -75,13 +75,16 @@ class MagnitudeTable:
 
     def _count(self) -> None:
         """Count distinct magnitudes, and give up where they are too many."""
-        values, counts, most = np.zeros(0, np.int32), np.zeros(0, np.int64), self._numel // FEW
+        found: list[tuple[np.ndarray, np.ndarray]] = []
         for chunk in gathered(self._chunks(), PIECE):
-            found, times = distinct(chunk)
-            values, counts = merged(np.concatenate([values, found]), np.concatenate([counts, times]))
-            if len(values) > max(most, BINS):
+            found.append(distinct(chunk))
+            pending = sum(len(values) for values, _ in found)
+            if pending > PIECE:
+                found = [merged(*map(np.concatenate, zip(*found, strict=True)))]
+            if len(found[-1][0]) > max(chunk.numel() // 4, self._numel // FEW, BINS):
                 self._count_bins()
                 return
+        values, counts = merged(*map(np.concatenate, zip(*found, strict=True)))
         self._values, self._up_to = values[::-1], counts[::-1].cumsum()
         self.finite = bool(self._values[0] < INFINITE)
 
@@ -180,23 +183,16 @@ def distinct(chunk: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     sorted.
     """
     bits = chunk.view(torch.int32) & NO_SIGN
-    zeros = bits.numel() - int(bits.count_nonzero())
-    if zeros:  # else the bins would reach from 0 to the smallest magnitude
-        bits = bits[bits != 0]
-        if bits.numel() == 0:
-            return np.zeros(1, np.int32), np.array([zeros])
-    upper = bits >> LOWER
-    first = int(upper.min())
-    counts = torch.bincount(upper - first)
+    smallest = int(torch.where(bits == 0, INFINITE, bits).min())
+    first = (smallest >> LOWER) - 1  # the bin of zeros
+    counts = torch.bincount(((bits >> LOWER) - first).clamp_(min=0))
     odd = bits[(bits & (2**LOWER - 1)) != 0]
     if odd.numel():
         counts -= torch.bincount((odd >> LOWER) - first, minlength=counts.numel())
     bins = counts.nonzero().view(-1)
-    values = ((bins + first) << LOWER).int().cpu().numpy()
-    times = counts[bins].cpu().numpy()
+    values = torch.where(bins == 0, 0, (bins + first) << LOWER).int().cpu().numpy()
     others, often = np.unique(odd.cpu().numpy(), return_counts=True)
-    none, no_times = (np.zeros(1, np.int32), np.array([zeros])) if zeros else (np.zeros(0, np.int32), np.zeros(0, int))
-    return merged(np.concatenate([none, values, others]), np.concatenate([no_times, times, often]))
+    return merged(np.concatenate([values, others]), np.concatenate([counts[bins].cpu().numpy(), often]))
 
 
 def merged(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -253,7 +253,7 @@ def _drop_by_rank(case: Case, i: int, v: Mapping[str, Any]) -> Array:
     rows = np.abs(case.d[i]).reshape(-1, case.columns)
     rank = np.argsort(np.argsort(rows, axis=1, kind="stable"), axis=1).ravel()
     critical = case.words(i) / 2**32 + epsilon - 2 * epsilon * rank / max(case.columns - 1, 1)
-    kept = np.where(critical.astype(np.float32).astype(np.float16) < np.float32(density), d, 0.0)
+    kept = np.where(np.rint(critical * 2**14) < np.float32(density) * 2**14, d, 0.0)
     return _rescaled(d, kept, density, v["rescale"])
 
 

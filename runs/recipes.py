@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from pydantic import ValidationError
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.errors import InputError, unknown_name
+from evomerge.runs.slices import groups_of, sources_of, stack_of
 from evomerge.search.config import first_error, read_mapping
 
-_MERGEKIT_KEYS = {"merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "tokenizer_source"}
+_MERGEKIT_KEYS = {
+    "merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source",
+}  # fmt: skip
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -42,13 +46,15 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def _from_mergekit(raw: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The fields of a Recipe from a mergekit configuration with one list of models and plain numbers.
+    """The fields of a Recipe from a mergekit configuration with one list of models and plain numbers, or with slices.
 
     Without a base_model (linear), the first model stands in as the base: it gives architecture and tokenizer only.
     """
     for key in raw:
         if key not in _MERGEKIT_KEYS:
             raise unknown_name(f"{path}: a key of a mergekit recipe that evomerge reads", key, _MERGEKIT_KEYS)
+    if "slices" in raw:
+        return _from_slices(raw, path)
     listed = [entry if isinstance(entry, dict) else {"model": entry} for entry in raw.get("models") or []]
     if not listed or any("model" not in entry for entry in listed):
         raise InputError(f"{path}: models must be a list of entries with a model, but got {raw.get('models')!r}")
@@ -65,7 +71,6 @@ def _from_mergekit(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     for parameter, value in (raw.get("parameters") or {}).items():
         place = numbers if parameter == "t" else options
         place[parameter] = _plain(value, parameter, path)
-    _check_tokenizer(raw, base, path)
     options = _translated(str(raw["merge_method"]), options, "base_model" in raw, path)
     return {
         "base": _reference(base),
@@ -73,6 +78,26 @@ def _from_mergekit(raw: dict[str, Any], path: Path) -> dict[str, Any]:
         "method": raw["merge_method"],
         "groups": [{"parameters": numbers}],
         "options": options,
+        "tokenizer": _tokenizer(raw, base, {str(e["model"]): x["name"] for e, x in zip(entries, experts, strict=True)}),
+        "dtype": raw.get("out_dtype") or raw.get("dtype") or _dtype_of(base, path),
+    }
+
+
+def _from_slices(raw: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The first slice's model is the base. Where it is the only one, it is an expert, too: a recipe needs one."""
+    models = list(dict.fromkeys(model for model, _, _ in sources_of(raw, path)))
+    names = dict(zip(models, _names([{"model": model} for model in models]), strict=True))
+    base, others = models[0], models[1:]
+    experts = [{**_reference(model), "name": names[model]} for model in others]
+    experts = experts or [{**_reference(base), "name": f"{names[base]}-again"}]
+    last = sources_of(raw, path)[-1][0]
+    return {
+        "base": {**_reference(base), "name": names[base]},
+        "experts": experts,
+        "method": "linear",
+        "groups": groups_of([expert["name"] for expert in experts], None if last == base else names[last]),
+        "stack": stack_of(raw, names, path),
+        "tokenizer": _tokenizer(raw, base, names),
         "dtype": raw.get("out_dtype") or raw.get("dtype") or _dtype_of(base, path),
     }
 
@@ -99,10 +124,10 @@ def _translated(method: str, options: dict[str, Any], based: bool, path: Path) -
     return options
 
 
-def _check_tokenizer(raw: dict[str, Any], base: str, path: Path) -> None:
-    source = raw.get("tokenizer_source", "base")
-    if source not in ("base", base):
-        raise InputError(f"{path}: tokenizer_source must be base in this version, but got {source!r}")
+def _tokenizer(raw: dict[str, Any], base: str, names: Mapping[str, str]) -> str:
+    """mergekit's tokenizer_source: base, union, or a model. What it names otherwise is refused with the models."""
+    source = str(raw.get("tokenizer_source") or "base")
+    return "base" if source == base else names.get(source, source)
 
 
 def _plain(value: Any, parameter: str, path: Path) -> Any:

@@ -310,3 +310,18 @@ def test_cuda_candidates_are_those_of_the_cpu(method, zoo_bfloat16):
             torch.testing.assert_close(tensor, there[name].cpu())
         else:
             assert torch.equal(tensor, there[name].cpu()), name
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", METHODS.names())
+def test_the_gpu_is_not_waited_for_inside_a_merge(method, zoo_bfloat16):
+    refs = zoo_bfloat16[: 1 + (METHODS.get(method).max_experts or 3)]
+    merger = Merger(refs[0], refs[1:], "bfloat16", "cuda")
+    one = recipe(refs, method, "bfloat16")
+    merger.apply(one)  # statistics are taken here
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        merger.apply(one)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
