@@ -44,13 +44,15 @@ class Launcher:
 
     Args:
         worth: elements after which a kernel is compiled; 0 compiles at first use, None never.
+        finite: whether all weights are, which lets the compiler leave out checks for NaN.
 
     Attributes:
         compiled: how many kernels were compiled.
     """
 
-    def __init__(self, worth: int | None = WORTH_COMPILING) -> None:
+    def __init__(self, worth: int | None = WORTH_COMPILING, *, finite: bool = True) -> None:
         self._worth = worth
+        self._finite = finite
         self._written: dict[object, int] = {}
         self._kernels: dict[object, Kernel] = {}
         self.compiled = 0
@@ -91,7 +93,7 @@ class Launcher:
         keep_compiled_kernels()
         found: list[tuple[float, Kernel]] = []
         try:
-            for options in ways(out.device):
+            for options in ways(out.device, finite=self._finite):
                 kernel = compiled(form, options, out, chunks, numbers)
                 found.append((fastest(partial(kernel, out, chunks, numbers)), kernel))
         except Exception as error:
@@ -152,28 +154,28 @@ def run_eagerly(form: Form, out: torch.Tensor, chunks: Sequence[torch.Tensor], n
         list(pool.map(one, starts))
 
 
-def ways(device: torch.device) -> list[dict[str, Any]]:
-    """Options of the compiler to choose from; all keep to eager arithmetic.
+def ways(device: torch.device, *, finite: bool) -> list[dict[str, Any]]:
+    """Options of the compiler to choose from; all keep to eager arithmetic, some only for finite numbers.
 
     torch.compile writes vector code of its own and turns GCC's vectorizer off. For kernels with many comparisons,
     plain loops that GCC vectorizes with mask registers are up to twice as fast; for others it is the other way round.
     """
     if device.type != "cpu":
         return [dict(CUDA_OPTIONS)]
-    vectorizer = vectorizing_compiler()
+    vectorizer = vectorizing_compiler() if finite else None
     return [{}, *([{"cpp.simdlen": 1, "cpp.cxx": (vectorizer,)}] if vectorizer else [])]
 
 
 @cache
 def vectorizing_compiler() -> str | None:
-    """A script that calls GCC with its own vectorizer on; None where there is no GCC for x86."""
+    """A script that calls GCC with its own vectorizer on, for finite numbers; None where there is no GCC for x86."""
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     if compiler is None or platform.machine() not in ("x86_64", "AMD64") or os.name != "posix":
         return None
     told = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     if "Free Software Foundation" not in told:
         return None
-    text = f'#!/bin/sh\nexec "{compiler}" "$@" -ftree-loop-vectorize -mprefer-vector-width=512\n'
+    text = f'#!/bin/sh\nexec "{compiler}" "$@" -ftree-loop-vectorize -mprefer-vector-width=512 -ffinite-math-only\n'
     script = cache_folder() / "bin" / "g++"
     script.parent.mkdir(parents=True, exist_ok=True)
     if not script.is_file() or script.read_text() != text:

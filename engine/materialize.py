@@ -93,7 +93,7 @@ class Sources:
             raise InputError(f"experts must have unique names, but got {', '.join(expert.name for expert in experts)}")
         self._base, self._dtype, self._vocabulary = base, dtype, tokenizer
         self._allow_nonfinite = allow_nonfinite
-        self._launcher = launcher or Launcher()
+        self._launcher = launcher or Launcher(finite=not allow_nonfinite)
         alignment = align(open_checkpoint(base), [open_checkpoint(expert) for expert in experts], tokenizer)
         self._live = LiveModel(alignment, DTYPES[dtype], choose_devices(device, alignment, dtype))
         self.tokenizer: PreTrainedTokenizerBase = alignment.tokenizer

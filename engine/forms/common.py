@@ -45,16 +45,11 @@ def task_vectors_of(chunks: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[
     return base, [chunk.float() - base for chunk in chunks[1:]]
 
 
-def cut_numbers(cut: Cut) -> tuple[float, float, float]:
-    """What `threshold` needs: value, value below, ties."""
-    return cut.value, cut.below, cut.ties
-
-
 def threshold(numbers: torch.Tensor, key: torch.Tensor, rows: Rows) -> torch.Tensor:
     """What an element must exceed to be among the largest, one for each row.
 
     Args:
-        numbers: float64 [p, n, 3]; `cut_numbers`.
+        numbers: float64 [p, n, 2]; cuts.
         key: float64 [p, n]; of the rows' words.
         rows: r of them.
 
@@ -62,8 +57,10 @@ def threshold(numbers: torch.Tensor, key: torch.Tensor, rows: Rows) -> torch.Ten
         float32 [r, n].
     """
     word = row_word(key.long()[rows.parameter], rows.number[:, None])
-    above, below = numbers[..., 0].float()[rows.parameter], numbers[..., 1].float()[rows.parameter]
-    return torch.where(word < numbers[..., 2].long()[rows.parameter], below, above)
+    value = numbers[..., 0].float()
+    below = torch.nextafter(value, torch.full_like(value, -torch.inf))
+    lucky = word < numbers[..., 1].long()[rows.parameter]
+    return torch.where(lucky, below[rows.parameter], value[rows.parameter])
 
 
 def summed(terms: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from evomerge.engine.competition import Columns, excess
-from evomerge.engine.forms.common import KEEPS_ALL, PlainForm, cut_numbers, summed, task_vectors_of, threshold
+from evomerge.engine.forms.common import KEEPS_ALL, PlainForm, summed, task_vectors_of, threshold
 from evomerge.engine.kernels import Prepared, Rows, kernel_of
 from evomerge.engine.plan import Competing, pairs
 from evomerge.engine.random_bits import Keys
@@ -27,9 +27,9 @@ class CompetingForm(PlainForm):
     def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
         """float32 [r, 1 + 3n + ...]: scale, floors, weights, levels and the columns of the `Competition`."""
         n = self.experts
-        own = table[:, 1 : 1 + 4 * n].view(-1, n, 4)
+        own = table[:, 1 : 1 + 3 * n].view(-1, n, 3)
         floors = threshold(own[:, :, 1:], own[:, :, 0], rows)
-        scale, others = table[:, :1].float()[rows.parameter], table[:, 1 + 4 * n :].float()[rows.parameter]
+        scale, others = table[:, :1].float()[rows.parameter], table[:, 1 + 3 * n :].float()[rows.parameter]
         return (torch.cat([scale, floors, others], dim=1),)
 
     def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -64,7 +64,7 @@ def _competing(plan: Competing, keys: Keys, seed: int) -> Prepared:
     experts = [i for i, weight in enumerate(plan.weights) if weight != 0.0]
     entry = [plan.scale]
     for i, floor in zip(experts, plan.floor, strict=True):
-        entry += [keys.experts[i].high, *cut_numbers(floor or KEEPS_ALL)]
+        entry += [keys.experts[i].high, *(floor or KEEPS_ALL)]
     entry += [plan.weights[i] for i in experts]
     entry += plan.level
     for numbers in (*plan.competition[:4], *plan.competition.share):

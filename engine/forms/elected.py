@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evomerge.engine.forms.common import PlainForm, cut_numbers, elected, summed, task_vectors_of, threshold
+from evomerge.engine.forms.common import PlainForm, elected, summed, task_vectors_of, threshold
 from evomerge.engine.kernels import Prepared, Rows, kernel_of
-from evomerge.engine.plan import Elected
+from evomerge.engine.plan import Cut, Elected
 from evomerge.engine.random_bits import Keys
 from evomerge.engine.scores import variance
 
@@ -28,8 +28,8 @@ class ElectedForm(PlainForm):
 
     def numbers(self, table: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, ...]:
         """float32 [r, 2 + n]: scale, the variance to exceed, weights."""
-        floor = threshold(table[:, None, 2:5], table[:, 1:2], rows)
-        scale, weights = table[:, :1].float()[rows.parameter], table[:, 5:].float()[rows.parameter]
+        floor = threshold(table[:, None, 2:4], table[:, 1:2], rows)
+        scale, weights = table[:, :1].float()[rows.parameter], table[:, 4:].float()[rows.parameter]
         return (torch.cat([scale, floor, weights], dim=1),)
 
     def body(self, chunks: Sequence[torch.Tensor], numbers: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -47,5 +47,5 @@ class ElectedForm(PlainForm):
 @kernel_of(Elected)
 def _elected(plan: Elected, keys: Keys, seed: int) -> Prepared:
     form = ElectedForm(tuple(range(len(plan.weights) + 1)), plan.floor is not None)
-    floor = cut_numbers(plan.floor) if plan.floor is not None else (0.0, 0.0, 0.0)
+    floor = plan.floor or Cut(0.0)
     return Prepared(form, np.array([plan.scale, keys.element.high, *floor, *plan.weights]))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from evomerge.engine.della import survives
-from evomerge.engine.forms.common import KEEPS_ALL, cut_numbers, elected, summed, task_vectors_of, threshold
+from evomerge.engine.forms.common import KEEPS_ALL, elected, summed, task_vectors_of, threshold
 from evomerge.engine.kernels import Critical, Prepared, Rows, Source, kernel_of
 from evomerge.engine.plan import EVERY, NOTHING, Keep, TaskVectors
 from evomerge.engine.random_bits import HALF, Keys, element_hash, expert_word, row_seeds, signed
@@ -48,16 +48,16 @@ class TaskVectorForm:
         shared, own = table[:, :3], table[:, 3:].view(-1, n, COLUMNS)
         floats = [torch.cat([shared[:, :1], own[:, :, 0], own[:, :, 1]], dim=1).float()[rows.parameter]]
         if self.floor:
-            floats.append(threshold(own[:, :, 3:6], own[:, :, 2], rows))
+            floats.append(threshold(own[:, :, 3:5], own[:, :, 2], rows))
         if self.ceiling:
-            floats.append(threshold(own[:, :, 6:9], own[:, :, 2], rows))
+            floats.append(threshold(own[:, :, 5:7], own[:, :, 2], rows))
         if self.critical:
-            floats.append(own[:, :, 10].float()[rows.parameter])
+            floats.append(own[:, :, 8].float()[rows.parameter])
         if not self.random:
             return (torch.cat(floats, dim=1),)
         key = (shared[:, 1].long()[rows.parameter], shared[:, 2].long()[rows.parameter])
-        cuts = (own[:, :, 9] - 1 - HALF).clamp(min=-HALF).int()
-        words = torch.cat([signed(own[:, :, 11].long()), signed(own[:, :, 2].long() | 1), cuts], dim=1)
+        cuts = (own[:, :, 7] - 1 - HALF).clamp(min=-HALF).int()
+        words = torch.cat([signed(own[:, :, 9].long()), signed(own[:, :, 2].long() | 1), cuts], dim=1)
         seeds = torch.stack(row_seeds(key, rows.number * rows.width), dim=1)
         return torch.cat(floats, dim=1), torch.cat([seeds, words[rows.parameter]], dim=1)
 
@@ -104,9 +104,9 @@ class TaskVectorForm:
 ALWAYS = 4.0
 """A density above every critical density."""
 
-COLUMNS = 12
-"""Numbers that an expert has in the table: weight, weight times scale, its key's high word, the floor's value, value
-below and ties, the ceiling's likewise, cut, density, its key's low word."""
+COLUMNS = 10
+"""Numbers that an expert has in the table: weight, weight times scale, its key's high word, the floor's value and ties,
+the ceiling's likewise, cut, density, its key's low word."""
 
 
 @kernel_of(TaskVectors)
@@ -131,7 +131,7 @@ def _task_vectors(plan: TaskVectors, keys: Keys, seed: int) -> Prepared:
 
 def _expert_numbers(weight: float, rule: Keep, keys: Keys, i: int) -> tuple[float, ...]:
     scaled = weight * rule.scale if rule.cut > 0 else 0.0
-    floor, ceiling = cut_numbers(rule.floor or KEEPS_ALL), cut_numbers(rule.ceiling or NOTHING)
+    floor, ceiling = rule.floor or KEEPS_ALL, rule.ceiling or NOTHING
     density = ALWAYS if rule.density is None else rule.density
     key = keys.experts[i]
     return (weight, scaled, key.high, *floor, *ceiling, rule.cut, density, key.low)

@@ -11,7 +11,7 @@ import mergekit.sparsify
 import torch
 from mergekit.merge_methods.api import merge_tensors
 
-from evomerge.engine.della import critical_densities
+from evomerge.engine.della import critical_densities, survives
 from evomerge.engine.method import METHODS
 from evomerge.engine.plan import EVERY
 from evomerge.engine.random_bits import Keys, random_key
@@ -124,4 +124,5 @@ def _mask(base: torch.Tensor, expert: tuple[str, torch.Tensor], density: float, 
     word = words(keys, 0, base.view(-1))
     if epsilon is None:
         return word < int(density * EVERY)
-    return critical_densities((tensor - base).view(-1), base.shape[-1], word, epsilon).float() < density
+    critical = critical_densities((tensor - base).view(-1), base.shape[-1], word, epsilon)
+    return survives(critical, torch.tensor(density))

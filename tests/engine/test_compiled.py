@@ -45,7 +45,7 @@ def test_numbers_and_sizes_need_no_new_kernel(tensors):
 
 @pytest.mark.parametrize("compiler", ["/nowhere/g++", "/bin/false"])
 def test_without_a_compiler_everything_stays_eager_with_one_warning(tensors, monkeypatch, caplog, compiler):
-    monkeypatch.setattr("evomerge.engine.compiled.ways", lambda device: [{"cpp.cxx": (compiler,)}])
+    monkeypatch.setattr("evomerge.engine.compiled.ways", lambda device, finite: [{"cpp.cxx": (compiler,)}])
     torch._dynamo.reset()
     launcher = Launcher(worth=0)
     with (
