@@ -42,4 +42,4 @@ example: $(INSTALLED) ## train the embedded example's models again
 	$(BIN)/python examples/quickstart/train.py
 
 clean: ## remove the environment, caches and outputs
-	rm -rf $(VENV) outputs build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache outputs build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis

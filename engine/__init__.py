@@ -11,21 +11,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evomerge.engine.checkpoint import Checkpoint, open_checkpoint
     from evomerge.engine.compatibility import check_compatible
-    from evomerge.engine.export import save_checkpoint, weights_digest
-    from evomerge.engine.materialize import Merger, merge
+    from evomerge.engine.export import save_checkpoint, save_contents, weights_digest
+    from evomerge.engine.materialize import Merger, StreamedMerger, merge
     from evomerge.engine.method import METHODS, MergeMethod, check_recipe, merge_method, validate
     from evomerge.engine.model import load_model
-    from evomerge.engine.recipe import Group, ModelRef, ParameterSpec, Recipe
+    from evomerge.engine.recipe import Group, ModelRef, ParameterSpec, Recipe, StackLayer
+    from evomerge.engine.tensors import merge_tensors
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "open_checkpoint": "checkpoint",
     "check_compatible": "compatibility",
     "save_checkpoint": "export",
+    "save_contents": "export",
     "weights_digest": "export",
     "Merger": "materialize",
+    "StreamedMerger": "materialize",
     "merge": "materialize",
     "load_model": "model",
+    "merge_tensors": "tensors",
     "METHODS": "method",
     "MergeMethod": "method",
     "check_recipe": "method",
@@ -35,6 +39,7 @@ _HOMES = {
     "ModelRef": "recipe",
     "ParameterSpec": "recipe",
     "Recipe": "recipe",
+    "StackLayer": "recipe",
 }
 
 __all__ = [
@@ -46,13 +51,17 @@ __all__ = [
     "ModelRef",
     "ParameterSpec",
     "Recipe",
+    "StackLayer",
+    "StreamedMerger",
     "check_compatible",
     "check_recipe",
     "load_model",
     "merge",
     "merge_method",
+    "merge_tensors",
     "open_checkpoint",
     "save_checkpoint",
+    "save_contents",
     "validate",
     "weights_digest",
 ]

@@ -53,4 +53,4 @@ def ranks(magnitudes: torch.Tensor) -> torch.Tensor:
 
 def survives(critical: torch.Tensor, density: torch.Tensor) -> torch.Tensor:
     """Whether each element survives. Args: critical: int16; density: float32 numbers that broadcast to it."""
-    return critical.float() < density * UNITS
+    return critical.int() < (density * UNITS).ceil().int()

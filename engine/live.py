@@ -7,6 +7,7 @@ memory of its own; its parts are copied there after each merge.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class LiveModel:
         self.outs: list[torch.Tensor] = []
         self._owners, self._devices = owners, devices
         self._own: list[str] = []
-        _move_buffers(self.model, alignment, devices)
+        _move_buffers(self.model, alignment, dtype, devices)
 
     def allocate(self) -> None:
         """Give the parameters memory; what they hold is not set."""
@@ -127,6 +128,9 @@ def _empty(alignment: Alignment, dtype: torch.dtype) -> PreTrainedModel:
             alignment.config, dtype=dtype, trust_remote_code=base.ref.trust_remote_code
         )
     model.tie_weights()
+    for name, parameter in model.named_parameters():
+        if _stays_float32(model, name, dtype):
+            parameter.data = parameter.data.float()
     if (base.folder / "generation_config.json").is_file():
         with quiet():
             model.generation_config = GenerationConfig.from_pretrained(base.folder)
@@ -135,6 +139,13 @@ def _empty(alignment: Alignment, dtype: torch.dtype) -> PreTrainedModel:
     model.config.dtype = dtype
     model.train(False).requires_grad_(False)
     return model
+
+
+def _stays_float32(model: PreTrainedModel, name: str, dtype: torch.dtype) -> bool:
+    """Whether transformers keeps a parameter or buffer in float32 when it loads a model of this class in `dtype`."""
+    kept = set(model._keep_in_fp32_modules_strict or ())
+    kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    return any(re.search(rf"(^|\.){module}($|\.)", name) for module in kept)
 
 
 def _take_token_ids(model: PreTrainedModel, base: PretrainedConfig) -> None:
@@ -187,14 +198,15 @@ def _shared(
     return out.view(-1)[begin : begin + parameter.numel()].view(parameter.shape)
 
 
-def _move_buffers(model: PreTrainedModel, alignment: Alignment, devices: DeviceMap) -> None:
-    """Bring buffers to their devices; those that the base's files hold take their values."""
+def _move_buffers(model: PreTrainedModel, alignment: Alignment, own: torch.dtype, devices: DeviceMap) -> None:
+    """Bring buffers to their devices; those in the base's files take their values. `own` is the model's dtype."""
     base = alignment.checkpoints[0]
     persistent = set(model.state_dict()) & set(base.headers) - {name for name, _ in model.named_parameters()}
     for name, buffer in list(model.named_buffers()):
         owner, _, last = name.rpartition(".")
         value = _stored(base, name) if name in persistent else buffer
-        model.get_submodule(owner)._buffers[last] = value.to(device_of(name, devices), buffer.dtype)
+        dtype = torch.float32 if _stays_float32(model, name, own) else buffer.dtype
+        model.get_submodule(owner)._buffers[last] = value.to(device_of(name, devices), dtype)
 
 
 def _stored(checkpoint: Checkpoint, name: str) -> torch.Tensor:

@@ -78,13 +78,9 @@ class MemoryPlan:
         """The plan for a reader, one line for each part."""
         rows = [f"{readable(part.nbytes):>9}  {part.place:<11}  {part.what}" for part in self.parts]
         limit = f", limit {readable(self.limit)}" if self.limit is not None else ""
-        device = f"{readable(self.device)} on the device, " if self.device else ""
-        return [
-            *rows,
-            f"{readable(self.host):>9}  memory in all{limit}"
-            if not device
-            else f"{device}{readable(self.host)} of host memory in all{limit}",
-        ]
+        if self.device:
+            rows.append(f"{readable(self.device):>9}  device       in all")
+        return [*rows, f"{readable(self.host):>9}  memory       in all{limit}"]
 
 
 def plan_memory(

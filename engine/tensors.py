@@ -15,6 +15,7 @@ from evomerge.engine.kernels import prepare
 from evomerge.engine.method import METHODS
 from evomerge.engine.statistics import Statistics
 from evomerge.engine.store import Store, Tier
+from evomerge.errors import InputError
 
 
 class TensorReading:
@@ -57,8 +58,14 @@ def merge_tensors(
         A tensor in the base's shape, on its device.
 
     Raises:
-        InputError: an unknown method or parameter, a value out of range, or weights that are not finite.
+        InputError: an unknown method or parameter, a value out of range, another shape than the base's, or weights
+            that are not finite.
     """
+    for expert, tensor in experts.items():
+        if tensor.shape != base.shape:
+            raise InputError(
+                f"expert {expert!r} must have the base's shape {list(base.shape)}, but has {list(tensor.shape)}"
+            )
     chosen = METHODS.get(method)
     given = dict(parameters or {})
     switches = [spec.name for spec in chosen.parameters if spec.kind != "number" and spec.name in given]

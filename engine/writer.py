@@ -6,9 +6,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -22,6 +24,11 @@ NAMES = {
 
 PIECE = 2**26
 """Bytes that are copied from a device and written at a time."""
+
+
+HASHERS = 2
+HELD = 4
+"""Pieces that wait to be hashed, at most."""
 
 
 class TensorSpec(NamedTuple):
@@ -120,19 +127,59 @@ def _write(file: BinaryIO, shard: Sequence[TensorSpec], pieces: Pieces) -> dict[
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     _write_all(file, memoryview(len(text).to_bytes(8, "little") + text))
-    return {spec.name: _write_tensor(file, spec, pieces(spec.name)) for spec in ordered}
+    with Hasher() as hasher:
+        for spec in ordered:
+            _write_tensor(file, spec, pieces(spec.name), hasher)
+        return hasher.digests()
 
 
-def _write_tensor(file: BinaryIO, spec: TensorSpec, pieces: Iterator[torch.Tensor]) -> bytes:
-    digest, written = hashlib.sha256(), 0
+class Hasher:
+    """SHA-256 of many tensors, taken in threads of its own while they are written; a context manager."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(HASHERS)
+        self._open: dict[str, tuple[Any, Future[None] | None]] = {}
+        self._waiting: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Hasher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def add(self, name: str, data: memoryview | None) -> None:
+        """Hash the next bytes of a tensor; None begins it. Waits while too many pieces are held."""
+        digest, before = self._open.get(name) or (hashlib.sha256(), None)
+        if data is not None:
+            while len(self._waiting) >= HELD:
+                self._waiting.popleft().result()
+            before = self._pool.submit(_update, digest, data, before)
+            self._waiting.append(before)
+        self._open[name] = digest, before
+
+    def digests(self) -> dict[str, bytes]:
+        """Of all tensors, by name."""
+        for job in self._waiting:
+            job.result()
+        return {name: digest.digest() for name, (digest, _) in self._open.items()}
+
+
+def _update(digest: Any, data: memoryview, before: Future[None] | None) -> None:
+    if before is not None:
+        before.result()  # pieces of one tensor are hashed in order; this one was handed in earlier, so it is under way
+    digest.update(data)
+
+
+def _write_tensor(file: BinaryIO, spec: TensorSpec, pieces: Iterator[torch.Tensor], hasher: Hasher) -> None:
+    hasher.add(spec.name, None)
+    written = 0
     for piece in pieces:
         data = as_bytes(piece)
-        digest.update(data)
+        hasher.add(spec.name, data)
         _write_all(file, data)
         written += len(data)
     if written != spec.nbytes:
         raise ValueError(f"{spec.name} must have {spec.nbytes} bytes, but {written} were given")
-    return digest.digest()
 
 
 def _write_all(file: BinaryIO, data: memoryview) -> None:

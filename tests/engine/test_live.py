@@ -115,3 +115,19 @@ def test_kinds_have_arenas_of_their_own():
     arenas = arrange(items)
     assert [[segment.name for segment in arena.segments] for arena in arenas] == [["a", "d"], ["b"], ["c"]]
     assert [arena.kind.width for arena in arenas] == [WIDE, NARROW, WIDE]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_transformers_keeps_in_float32_stays_so(dtype, zoo, monkeypatch):
+    from transformers import LlamaForCausalLM
+
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules_strict", {"input_layernorm"})
+    monkeypatch.setattr(LlamaForCausalLM, "_keep_in_fp32_modules", {"o_proj"})
+    want = AutoModelForCausalLM.from_pretrained(zoo[0].model, dtype=getattr(torch, dtype))
+    merger = Merger(zoo[0], zoo[1:2], dtype, "cpu")
+    merger.apply(recipe(zoo[:2], "linear", dtype, weight=0.0))
+    for name, tensor in want.state_dict().items():
+        live = merger.model.state_dict()[name]
+        assert live.dtype == tensor.dtype, name
+        assert torch.equal(live, tensor), name
+    assert merger.model.model.layers[0].input_layernorm.weight.dtype == torch.float32
