@@ -22,7 +22,7 @@ from evomerge.sizes import readable
 WORKING = 2**26
 """Bytes that kernels and statistics need beside the weights, about."""
 
-COMPILER = 2**28
+COMPILER = 2**27
 """Bytes that the compiler's code takes once it is loaded, about."""
 
 WORTH_A_PLAN = 2**24
