@@ -29,7 +29,7 @@ WORTH_A_PLAN = 2**24
 """Elements of a candidate from which on some candidates make the compiler worth it."""
 
 SHARE_FOR_MERGING = 0.75
-"""Of a GPU's free memory; the rest is for scoring."""
+"""Of the free memory of a GPU or, without a limit, of the host; the rest is for scoring and other processes."""
 
 MIN_STAGE = 2**16
 
@@ -105,7 +105,7 @@ def plan_memory(
     """
     cuda = any(arena.kind.device.type == "cuda" for arena in arenas)
     needed = _always(arenas, in_memory=in_memory, cuda=cuda)
-    total = limit if limit is not None else resident() + available()
+    total = limit if limit is not None else resident() + int(available() * SHARE_FOR_MERGING)
     host = total - sum(part.nbytes for part in needed if part.place == "memory")
     room = _free_on_device(arenas) - sum(part.nbytes for part in needed if part.place == "device") if cuda else host
     staging = _staging(arenas, range(len(names)), MIN_STAGE)

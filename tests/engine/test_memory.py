@@ -15,7 +15,7 @@ from evomerge.engine import Merger
 from evomerge.engine.arena import Arena, Kind
 from evomerge.engine.export import save_contents
 from evomerge.engine.materialize import StreamedMerger
-from evomerge.engine.memory import COMPILER, MIN_STAGE, WORKING, available, plan_memory, resident
+from evomerge.engine.memory import COMPILER, MIN_STAGE, SHARE_FOR_MERGING, WORKING, available, plan_memory, resident
 from evomerge.errors import InputError
 from evomerge.sizes import parse_size, readable
 from tests.engine.test_materialize import same, state
@@ -112,7 +112,7 @@ def test_candidates_do_not_depend_on_where_sources_are(method, dtype, zoo_bfloat
     whole = Merger(refs[0], refs[1:], dtype, "cpu")
     whole.apply(one)
     monkeypatch.setattr("evomerge.engine.memory.MIN_STAGE", 64)
-    monkeypatch.setattr("evomerge.engine.memory.available", lambda: WORKING + 60_000)
+    monkeypatch.setattr("evomerge.engine.memory.available", lambda: (WORKING + 60_000) / SHARE_FOR_MERGING)
     streamed = Merger(refs[0], refs[1:], dtype, "cpu")
     assert "disk" in streamed.memory.tiers
     assert streamed.memory.stage < 2000
@@ -128,7 +128,7 @@ def test_a_streamed_export_equals_the_one_from_memory(zoo_bfloat16, tmp_path, mo
     merger.apply(one)
     save_contents(merger.contents(), tmp_path / "whole", files=lambda digest: digests.append(digest) or {})
     monkeypatch.setattr("evomerge.engine.memory.MIN_STAGE", 64)
-    monkeypatch.setattr("evomerge.engine.memory.available", lambda: WORKING + 5_000)
+    monkeypatch.setattr("evomerge.engine.memory.available", lambda: (WORKING + 5_000) / SHARE_FOR_MERGING)
     streamed = StreamedMerger(refs[0], refs[1:], "bfloat16", "cpu")
     assert streamed.memory.tiers == ("disk",) * 4
     save_contents(streamed.contents(one), tmp_path / "streamed", files=lambda digest: digests.append(digest) or {})
