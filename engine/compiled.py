@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from evomerge.caches import cache_folder
 from evomerge.engine.checkpoint import first_line
 from evomerge.engine.kernels import Form
 
@@ -189,8 +189,3 @@ def vectorizing_compiler() -> str | None:
 def keep_compiled_kernels() -> None:
     """Have the compiler keep what it makes in the user's cache, unless TORCHINDUCTOR_CACHE_DIR names a place."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "kernels"))
-
-
-def cache_folder() -> Path:
-    """Where evomerge keeps what it can make again: EVOMERGE_CACHE, or ~/.cache/evomerge."""
-    return Path(os.environ.get("EVOMERGE_CACHE") or Path.home() / ".cache" / "evomerge")

@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.caches import CACHE, cache_folder
 from evomerge.engine.checkpoint import first_line
 from evomerge.engine.quiet import quiet
 from evomerge.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-CACHE = "EVOMERGE_CACHE"
-"""The environment variable that says where conversions are kept; by default in ~/.cache/evomerge."""
 
 RECORD = "gguf.json"
 """Says of a conversion which file it is of, and what the user should know."""
@@ -43,7 +40,7 @@ def converted(path: Path) -> tuple[Path, tuple[str, ...]]:
     """
     from filelock import FileLock
 
-    folder = _cache() / _digest(path)
+    folder = cache_folder() / "gguf" / _digest(path)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
@@ -53,10 +50,6 @@ def converted(path: Path) -> tuple[Path, tuple[str, ...]]:
     except OSError as error:
         raise InputError(f"{folder.parent} must be writable, to convert {path} (${CACHE} moves it): {error}") from None
     return folder, tuple(record["notes"])
-
-
-def _cache() -> Path:
-    return Path(os.environ.get(CACHE) or "~/.cache/evomerge").expanduser() / "gguf"
 
 
 def _digest(path: Path) -> str:

@@ -68,11 +68,6 @@ class LiveModel:
 
             dispatch_model(self.model, dict(self._devices), force_hooks=True)
 
-    @property
-    def numel(self) -> int:
-        """The number of the model's parameters, tied ones once."""
-        return sum(segment.numel for arena in self.arenas for segment in arena.segments)
-
     def settle(self) -> None:
         """Copy what kernels wrote for parameters that have memory of their own."""
         if not self._own:

@@ -7,7 +7,8 @@ import logging
 import pytest
 import torch
 
-from evomerge.engine.compiled import Launcher, cache_folder, vectorizing_compiler
+from evomerge.caches import cache_folder
+from evomerge.engine.compiled import Launcher, vectorizing_compiler
 from evomerge.engine.tensors import merge_tensors
 
 

@@ -36,7 +36,6 @@ def test_parameters_share_memory_with_their_arenas(zoo):
         assert parameter.untyped_storage().data_ptr() in addresses(live)
         assert (parameter == 3.0).all()
     assert live.model.lm_head.weight is live.model.model.embed_tokens.weight
-    assert live.numel == sum(parameter.numel() for parameter in live.model.parameters())
 
 
 @pytest.mark.parametrize(("hidden", "inside"), [(16, False), (32, True)])
