@@ -8,7 +8,7 @@ elements survive a trim) is then fine-grained in both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,6 +77,15 @@ class Segment:
         return self.flat(buffer).view(self.shape)
 
 
+class Part(NamedTuple):
+    """Elements [begin, begin + numel) of a parameter, which lie at `place` among the elements of some rows."""
+
+    segment: Segment
+    begin: int
+    numel: int
+    place: int
+
+
 class Arena:
     """Parameters of one kind, in rows.
 
@@ -109,6 +118,16 @@ class Arena:
     def numel(self) -> int:
         """Elements, padding included."""
         return self.rows * self.kind.width
+
+    def parts(self, start: int, stop: int) -> Iterator[Part]:
+        """The parts of parameters that lie in rows [start, stop)."""
+        width = self.kind.width
+        for segment in self.segments:
+            first, last = max(segment.first, start), min(segment.first + segment.rows, stop)
+            if first < last:
+                begin = (first - segment.first) * width
+                end = min((last - segment.first) * width, segment.numel)
+                yield Part(segment, begin, end - begin, (first - start) * width)
 
 
 def arrange(items: Sequence[Item]) -> list[Arena]:

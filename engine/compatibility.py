@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evomerge.engine.alignment import align
-from evomerge.engine.checkpoint import Checkpoint, open_checkpoint
+from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.recipe import ModelRef
 
 
@@ -25,9 +25,4 @@ def check_compatible(base: ModelRef, experts: Sequence[ModelRef], tokenizer: str
     Raises:
         InputError: names the model and the first thing that does not fit.
     """
-    return check_checkpoints(open_checkpoint(base), [open_checkpoint(expert) for expert in experts], tokenizer)
-
-
-def check_checkpoints(base: Checkpoint, experts: Sequence[Checkpoint], tokenizer: str = "base") -> tuple[str, ...]:
-    """As `check_compatible`, for checkpoints that are open."""
-    return align(base, experts, tokenizer).notes
+    return align(open_checkpoint(base), [open_checkpoint(expert) for expert in experts], tokenizer).notes

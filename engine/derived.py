@@ -44,15 +44,10 @@ class Derived:
         return self._kept[place][1][start:stop]
 
     def _compute(self, arena: Arena, source: Critical, start: int, stop: int) -> torch.Tensor:
-        width = arena.kind.width
-        out = torch.zeros(stop - start, width, dtype=torch.int16, device=arena.kind.device)
+        out = torch.zeros(stop - start, arena.kind.width, dtype=torch.int16, device=arena.kind.device)
         tasks = []
-        for segment in arena.segments:
-            first, last = max(segment.first, start), min(segment.first + segment.rows, stop)
-            begin, end = (first - segment.first) * width, min((last - segment.first) * width, segment.numel)
-            if first < last:
-                place = (first - start) * width
-                tasks += self._tasks(segment, begin, out.view(-1)[place : place + end - begin])
+        for segment, begin, numel, place in arena.parts(start, stop):
+            tasks += self._tasks(segment, begin, out.view(-1)[place : place + numel])
         with ThreadPoolExecutor(max(torch.get_num_threads(), 1) if out.device.type == "cpu" else 1) as pool:
             list(pool.map(lambda task: self._rank(source, *task), tasks))
         return out

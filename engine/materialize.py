@@ -252,7 +252,7 @@ class Merger(Sources):
         self.check(recipe)
         experts = self._places(recipe)
         self._carry_out(self._works(recipe, experts), (BASE, *(expert + 1 for expert in experts)))
-        if recipe.stack != self._restacker.stack or recipe.stack is not None:
+        if recipe.stack != self._restacker.stack:
             self._restacker.apply(recipe.stack, self._layer)
 
     def check(self, recipe: Recipe) -> None:
@@ -320,7 +320,7 @@ class StreamedMerger(Sources):
         """
         self.check(recipe)
         if recipe.stack is not None:
-            raise InputError("a recipe with a stack must be merged in memory, but memory_limit leaves no room for it")
+            raise InputError("a recipe with a stack must be merged in memory, by a Merger")
         experts = self._places(recipe)
         works = self._works(recipe, experts)
         fetch = self._fetch((BASE, *(expert + 1 for expert in experts)))

@@ -96,13 +96,8 @@ class Store:
         if held is not None:
             return held[start:stop].to(arena.kind.device, non_blocking=True)
         staged = torch.zeros(stop - start, arena.kind.width, dtype=arena.kind.dtypes[source])
-        for segment in arena.segments:
-            first, last = max(segment.first, start), min(segment.first + segment.rows, stop)
-            if first < last:
-                begin = (first - segment.first) * arena.kind.width
-                end = min((last - segment.first) * arena.kind.width, segment.numel)
-                place = (first - start) * arena.kind.width
-                self._read(source, segment, staged.view(-1)[place : place + end - begin], begin)
+        for segment, begin, numel, place in arena.parts(start, stop):
+            self._read(source, segment, staged.view(-1)[place : place + numel], begin)
         return staged.to(arena.kind.device, non_blocking=True)
 
     def flat(self, parameter: str, source: int, start: int, stop: int) -> torch.Tensor:
@@ -159,7 +154,7 @@ class Store:
         return extent_of(out)
 
     def _read(self, source: int, segment: Segment, out: torch.Tensor, start: int) -> None:
-        """Read a part of a parameter; the first time, what is found is judged."""
+        """Read a part of a parameter, and judge what is found."""
         if out.numel() == 0:
             return
         found = self._fill(source, segment, out, start)
