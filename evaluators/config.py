@@ -18,24 +18,42 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Kind = Literal["task", "perplexity", "kl_from_base", "function"]
+KINDS: tuple[Kind, ...] = ("task", "perplexity", "kl_from_base", "function")
+
+
 class TaskSpec(Frozen):
-    """One task to score; a bare name stands for `{task: name}`.
+    """One thing to score; a bare name stands for `{task: name}`.
+
+    An lm-eval task by default. One of `perplexity`, `kl_from_base` and `function` makes it something else, and `task`
+    is then its name (by default the file's stem or the function's name).
 
     Attributes:
         task: an lm-eval task, group or tag: of `include_path`, else one of lm-eval's own. A group or tag stands for
             all its tasks.
+        perplexity: a text file; its passages are scored by their perplexity.
+        kl_from_base: a file of prompts, one a line (or JSON lines with a key `prompt`); scored by how far the model's
+            next-token distributions are from the base's.
+        function: a Python function as `package.module:function`.
+        documents: for a function, a file of documents, JSON or text lines: it then returns one score for each.
         metric: the metric to look at (`exact_match`, or with its filter `exact_match,strict-match`); by default the
             first that the task lists.
         filter: the filter that cuts the answer out of the model's text; needed only where a task has several.
         weight: share in the mean over tasks; a group's weight is split evenly over its tasks.
         num_fewshot: worked examples in each prompt; by default what the task says, else 0.
+        higher_is_better: of a function's scores.
     """
 
-    task: str = Field(min_length=1)
+    task: str = Field(default="", validate_default=False)
+    perplexity: Path | None = None
+    kl_from_base: Path | None = None
+    function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    documents: Path | None = None
     metric: str | None = Field(default=None, min_length=1)
     filter: str | None = Field(default=None, min_length=1)
     weight: float = Field(default=1.0, gt=0)
     num_fewshot: int | None = Field(default=None, ge=0)
+    higher_is_better: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -49,21 +67,112 @@ class TaskSpec(Frozen):
                     f"a filter must be named once, but metric says {named!r} and filter {value['filter']!r}"
                 )
             value = {**value, "metric": metric, "filter": named}
+        if isinstance(value, dict) and not value.get("task"):
+            name = _default_name(value)
+            value = {**value, "task": name} if name else value
         return value
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> TaskSpec:
+        given = [kind for kind in KINDS[1:] if getattr(self, kind) is not None]
+        if len(given) > 1:
+            raise ValueError(f"a task must be one of {', '.join(KINDS)}, but got {' and '.join(given)}")
+        if not self.task:
+            raise ValueError(f"a task must have one of {', '.join(KINDS)}, but got none")
+        if self.kind != "function" and (self.documents is not None or self.higher_is_better is not None):
+            raise ValueError(f"documents and higher_is_better must come with a function, but {self.task!r} has none")
+        if self.kind != "task" and (self.filter is not None or self.num_fewshot is not None):
+            raise ValueError(f"filter and num_fewshot must come with an lm-eval task, but {self.task!r} is none")
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """What scores it."""
+        return next((kind for kind in KINDS[1:] if getattr(self, kind) is not None), "task")
+
+    def relative_to(self, folder: Path) -> TaskSpec:
+        """The same entry with its files made absolute from `folder`."""
+        files = {key: getattr(self, key) for key in ("perplexity", "kl_from_base", "documents")}
+        return self.model_copy(
+            update={key: (folder / path.expanduser()).resolve() for key, path in files.items() if path is not None}
+        )
+
+
+def _default_name(value: dict[str, Any]) -> str:
+    if isinstance(value.get("function"), str):
+        return str(value["function"]).rpartition(":")[2]
+    for key in ("perplexity", "kl_from_base"):
+        if isinstance(value.get(key), str | Path):
+            return Path(value[key]).stem
+    return ""
 
 
 class Constraint(Frozen):
-    """A floor under one task's score.
+    """A bound on one task's score that a candidate has to keep to.
 
     Attributes:
-        task, metric: as in a TaskSpec.
-        at_least: "base", an expert's name, or a number.
-        margin: how far below it a candidate may fall.
+        task, metric, filter: as in a TaskSpec; a task that is not among the scored ones is loaded for the constraint
+            alone and has no part in the objective. `perplexity`, `kl_from_base`, `function`, `documents` and
+            `higher_is_better` are a TaskSpec's, too.
+        at_least: "base", an expert's name, or a number: a candidate must be as good, in the metric's own direction
+            (for a metric of which less is better, a model's score is a ceiling). A number is always a floor.
+        at_most: a number: a ceiling, whatever the metric's direction.
+        margin: by how much a candidate may miss the bound, in the metric's unit.
     """
 
-    task: str = Field(min_length=1)
+    task: str = Field(default="", validate_default=False)
+    perplexity: Path | None = None
+    kl_from_base: Path | None = None
+    function: str | None = None
+    documents: Path | None = None
+    higher_is_better: bool | None = None
     metric: str | None = Field(default=None, min_length=1)
-    at_least: float | str
+    filter: str | None = Field(default=None, min_length=1)
+    num_fewshot: int | None = Field(default=None, ge=0)
+    at_least: float | str | None = None
+    at_most: float | None = None
+    margin: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalize(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        own = {key: value[key] for key in ("at_least", "at_most", "margin") if key in value}
+        named = {key: item for key, item in value.items() if key in TaskSpec.model_fields and key != "weight"}
+        unknown = {key: item for key, item in value.items() if key not in named and key not in own}
+        spec = TaskSpec.model_validate(named).model_dump(mode="json", exclude={"weight"}, exclude_none=True)
+        return {**spec, **own, **unknown}
+
+    @model_validator(mode="after")
+    def _has_one_bound(self) -> Constraint:
+        if (self.at_least is None) == (self.at_most is None):
+            found = "both" if self.at_least is not None else "neither"
+            raise ValueError(f"a constraint must have one of at_least and at_most, but {self.task!r} has {found}")
+        return self
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task it is about."""
+        return TaskSpec.model_validate(self.model_dump(exclude={"at_least", "at_most", "margin"}))
+
+    def relative_to(self, folder: Path) -> Constraint:
+        """The same constraint with its files made absolute from `folder`."""
+        spec = self.spec.relative_to(folder)
+        files = ("perplexity", "kl_from_base", "documents")
+        return self.model_copy(update={key: getattr(spec, key) for key in files})
+
+
+class Racing(Frozen):
+    """How candidates are stopped early.
+
+    Attributes:
+        error: the highest probability, over all looks at a candidate together, of stopping one that is better than
+            the incumbent by more than `margin` on the whole split.
+        margin: the least gain in the objective that is worth finding.
+    """
+
+    error: float = Field(default=0.1, gt=0, lt=0.5)
     margin: float = Field(default=0.0, ge=0)
 
 
@@ -107,7 +216,14 @@ class EvaluateConfig(Frozen):
         splits: the shares of search, select and report.
         limit: at most so many documents of each task, chosen by hash before splitting; None: all.
         batch_size: requests in one forward pass; "auto": 32 on CPU, 64 elsewhere.
-        racing: stop candidates early that are clearly worse than the best.
+        generation: how texts are generated: "batched", or "continuous" for transformers' continuous batching (CUDA).
+        racing: stop candidates early that are clearly worse than the best; true, false, or a `Racing`.
+        proxy: a cheap stand-in for generation tasks while the search runs; "reference_loglikelihood": the probability
+            that the model gives to the reference answer, from one forward pass.
+        subset: score candidates on so many documents of `search` only, the most telling ones; "auto": as many as
+            needed.
+        guard: a candidate whose perplexity on a few prompts exceeds so many times that of its worst source is given up
+            before anything else is scored; None: no guard.
         apply_chat_template: write prompts with the tokenizer's chat template; a name picks one of several.
         system_instruction: put before every prompt.
         fewshot_as_multiturn: worked examples as turns of a conversation; needs `apply_chat_template`.
@@ -124,7 +240,11 @@ class EvaluateConfig(Frozen):
     splits: Splits = Splits()
     limit: int | None = Field(default=None, ge=1)
     batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    racing: bool = False
+    generation: Literal["batched", "continuous"] = "batched"
+    racing: bool | Racing = True
+    proxy: Literal["reference_loglikelihood"] | None = None
+    subset: Literal["auto"] | Annotated[int, Field(ge=8)] | None = None
+    guard: float | None = Field(default=10.0, gt=1)
     apply_chat_template: bool | str = False
     system_instruction: str | None = None
     fewshot_as_multiturn: bool = False
@@ -133,21 +253,21 @@ class EvaluateConfig(Frozen):
     allow_unsafe_code: bool = False
 
     @model_validator(mode="after")
-    def _is_available(self) -> EvaluateConfig:
-        if self.objective == "pareto":
-            raise ValueError("objective must be mean or worst in this version, but got 'pareto'")
-        if self.constraints:
-            raise ValueError(
-                "constraints must be empty in this version; use `objective: worst` or a higher weight for the task "
-                f"to protect, but got one on {self.constraints[0].task!r}"
-            )
-        if self.racing:
-            raise ValueError(
-                "racing must be false in this version; use a lower `limit` to score fewer documents, but got true"
-            )
+    def _goes_together(self) -> EvaluateConfig:
+        if self.objective == "pareto" and len(self.tasks) < 2 and self.tasks[0].kind != "task":
+            raise ValueError(f"objective must be mean or worst for one task, but got {self.objective!r}")
+        if self.proxy is not None and self.objective == "pareto":
+            raise ValueError("proxy must be null with objective pareto, but got 'reference_loglikelihood'")
         if self.fewshot_as_multiturn and not self.apply_chat_template:
             raise ValueError("fewshot_as_multiturn must come with apply_chat_template, but that is false")
         return self
+
+    @property
+    def race(self) -> Racing | None:
+        """How candidates are raced; None: they are not."""
+        if isinstance(self.racing, Racing):
+            return self.racing
+        return Racing() if self.racing else None
 
     @property
     def include_paths(self) -> tuple[Path, ...]:
@@ -157,7 +277,9 @@ class EvaluateConfig(Frozen):
         return (self.include_path,) if isinstance(self.include_path, Path) else self.include_path
 
     def relative_to(self, folder: Path) -> EvaluateConfig:
-        """The same configuration with `include_path` made absolute from `folder`."""
+        """The same configuration with all paths made absolute from `folder`."""
         paths = tuple((folder / path.expanduser()).resolve() for path in self.include_paths)
         update: Any = None if not paths else paths[0] if len(paths) == 1 else paths
-        return self.model_copy(update={"include_path": update})
+        tasks = tuple(spec.relative_to(folder) for spec in self.tasks)
+        constraints = tuple(constraint.relative_to(folder) for constraint in self.constraints)
+        return self.model_copy(update={"include_path": update, "tasks": tasks, "constraints": constraints})

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,9 @@ from evomerge.evaluators.evaluator import evaluator
 from evomerge.evaluators.metrics import task_metric
 from evomerge.evaluators.quiet import quiet, reseed, seeded
 from evomerge.evaluators.requests import chat_template_of, prepare, set_fewshot
-from evomerge.evaluators.splits import chunked, interleaved
+from evomerge.evaluators.splits import rungs
 from evomerge.evaluators.taskfiles import TaskFiles, one_line
-from evomerge.evaluators.types import SPLITS, Document, DocumentScore, Split, TaskMetric
+from evomerge.evaluators.types import SPLITS, Document, DocumentScore, Split, TaskMetric, described
 from evomerge.evaluators.watch import LogitsWatch, watch_logits
 from evomerge.evaluators.wrapper import LiveModel, Memory
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CHUNK = 64  # documents scored at a time: two batches of "auto" on CPU, one elsewhere
+FIRST_CHUNK = 8  # of a race, in the largest task
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class LmEval:
     """Scores live models on lm-eval tasks.
 
     Documents are scored in chunks of a fixed plan: all of a chunk's requests go through the model together and apart
-    from those of other chunks, so a score does not depend on what else is scored, not even in bfloat16, where the
-    makeup of a batch moves the logits.
+    from those of other chunks, so a candidate's score does not depend on which other chunks are scored, not even in
+    bfloat16, where the makeup of a batch moves the logits.
 
     Args:
         config: the tasks and how they are scored.
@@ -63,13 +64,9 @@ class LmEval:
             self._tasks = _task_metrics(specs)
             chat_template = chat_template_of(self._tokenizer, config)
             self._prepared = {name: prepare(name, task, config, chat_template) for name, task in _unique(specs).items()}
-        self._plan = {split: self._planned(split) for split in SPLITS}
-        self._chunk_of = {
-            (document.task, document.key): chunk
-            for chunks in self._plan.values()
-            for chunk in chunks
-            for document in chunk
-        }
+        of_all = [document for prepared in self._prepared.values() for document in prepared.documents]
+        self._plan = {split: self.planned([d for d in of_all if d.split == split]) for split in SPLITS}
+        self._order = {document: place for place, document in enumerate(of_all)}
         self._memory: Memory = {}
         self._fitted: set[tuple[int, int]] = set()
 
@@ -78,13 +75,39 @@ class LmEval:
         """What is measured, in the order of the configuration; a group's tasks stand in its place."""
         return self._tasks
 
+    @property
+    def proxies(self) -> Mapping[str, TaskMetric]:
+        """The log-likelihoods of reference answers, where the configuration wants them."""
+        return {}
+
+    @property
+    def needs_reference(self) -> bool:
+        """Never."""
+        return False
+
     def documents(self, split: Split) -> tuple[Document, ...]:
         """The documents of a split, in the order of `chunks`."""
-        return tuple(document for chunk in self._plan[split] for document in chunk)
+        return tuple(document for chunk in self.chunks(split) for document in chunk)
 
     def chunks(self, split: Split) -> tuple[tuple[Document, ...], ...]:
         """The split in runs of one task's documents; the plan depends on configuration and data alone."""
+        return tuple(chunk for rung in self._plan[split] for chunk in rung)
+
+    def rungs(self, split: Split) -> tuple[tuple[tuple[Document, ...], ...], ...]:
+        """The chunks in groups of one for each task."""
         return self._plan[split]
+
+    def planned(self, documents: Sequence[Document]) -> tuple[tuple[tuple[Document, ...], ...], ...]:
+        """Rungs for some of the documents; small at first where candidates race."""
+        of_task = {name: [d for d in documents if d.task == name] for name in self._prepared}
+        return rungs(of_task, self._chunk_size, FIRST_CHUNK if self._config.race else None)
+
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """The first `count` documents' prompts of each task."""
+        return ()
+
+    def refer(self, model: PreTrainedModel) -> None:
+        """Nothing is needed of the base."""
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits of SHA-256 over all that scores depend on beside the model.
@@ -93,25 +116,28 @@ class LmEval:
         requests are run together.
         """
         digest = hashlib.sha256()
-        settings = [self._config.batch_size, self._config.max_length, [astuple(task) for task in self._tasks]]
+        settings = [self._config.batch_size, self._config.max_length, [described(task) for task in self._tasks]]
         digest.update(json.dumps(settings).encode())
-        for chunk in (chunk for chunks in self._plan.values() for chunk in chunks):
+        for chunk in (chunk for split in SPLITS for chunk in self.chunks(split)):
             for document in chunk:
                 requests = self._prepared[document.task].requests[document.key]
                 content = [astuple(document), [(r.request_type, r.args, r.repeats) for r in requests]]
                 digest.update(json.dumps(content, sort_keys=True, default=str).encode())
         return digest.hexdigest()[:32]
 
-    def score(self, model: PreTrainedModel, documents: Iterable[Document]) -> list[DocumentScore]:
+    def score(
+        self, model: PreTrainedModel, documents: Iterable[Document], weights: str | None = None, *, proxy: bool = False
+    ) -> list[DocumentScore]:
         """The scores of `documents`, in their order, each with every metric of its task.
 
-        Documents are grouped by their chunks, whatever order they come in. Sampled generations are drawn with a seed
-        of the documents scored together: the same for every candidate.
+        Sampled generations are drawn with a seed of the documents scored together: the same for every candidate.
 
         Args:
             model: a causal or sequence-to-sequence language model, on whichever device; scored with the weights that
                 it has now, and left in evaluation mode.
-            documents: from `documents` or `chunks`.
+            documents: from this evaluator; those of one task run together.
+            weights: a name for the weights.
+            proxy: score by the tasks' stand-ins.
 
         Raises:
             CandidateError: NaN logits, or whatever else went wrong inside of the model.
@@ -119,18 +145,19 @@ class LmEval:
             ValueError: a document is not from this evaluator.
         """
         wanted = list(documents)
-        unknown = [document for document in wanted if (document.task, document.key) not in self._chunk_of]
+        unknown = [document for document in wanted if document not in self._order]
         if unknown:
             raise ValueError(f"documents must come from this evaluator, but {unknown[0]} does not")
-        groups: dict[tuple[Document, ...], list[Document]] = {}
+        of_task: dict[str, list[Document]] = {}
         for document in wanted:
-            groups.setdefault(self._chunk_of[document.task, document.key], []).append(document)
+            of_task.setdefault(document.task, []).append(document)
+        for together in of_task.values():
+            together.sort(key=lambda document: self._order[document])
         scores: dict[tuple[str, str], list[DocumentScore]] = {}
         with quiet(), seeded(0), torch.no_grad(), watch_logits(model) as watch:
             live = self._wrap(model)
-            for chunk, asked in groups.items():
-                together = set(asked)
-                for score in self._score_chunk(live, watch, [document for document in chunk if document in together]):
+            for together in of_task.values():
+                for score in self._score_chunk(live, watch, together):
                     scores.setdefault((score.task, score.document), []).append(score)
         return [score for document in wanted for score in scores[document.task, document.key]]
 
@@ -175,13 +202,6 @@ class LmEval:
                     live.max_length,
                 )
         self._fitted.add(shape)
-
-    def _planned(self, split: Split) -> tuple[tuple[Document, ...], ...]:
-        of_task = {
-            name: chunked([document for document in prepared.documents if document.split == split], self._chunk_size)
-            for name, prepared in self._prepared.items()
-        }
-        return interleaved(of_task)
 
     @property
     def _chunk_size(self) -> int:

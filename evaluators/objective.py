@@ -37,15 +37,15 @@ def combine(
     Args:
         means: for each task an array of means, all of one shape.
         tasks: as many, in the same order.
-        kind: "mean": sum(w s) / sum(w) over the signed means s with weights w; "worst": the lowest s, without weights.
+        kind: "mean": sum(w s) / sum(w) over the signed means s with weights w; "worst": the lowest s, without weights;
+            "pareto": as "mean", which picks one model where several are on the front. Tasks of weight 0 do not count.
 
     Returns:
         An array of that shape; NaN wherever a mean is.
     """
-    if kind not in {"mean", "worst"}:
-        raise ValueError(f"objectives of one number must be mean or worst, but got {kind!r}")
-    signed = np.stack([task.sign * np.asarray(mean) for task, mean in zip(tasks, means, strict=True)])
+    counted = [(task, mean) for task, mean in zip(tasks, means, strict=True) if task.weight > 0]
+    signed = np.stack([task.sign * np.asarray(mean) for task, mean in counted])
     if kind == "worst":
         return np.asarray(signed.min(axis=0))
-    weights = np.array([task.weight for task in tasks])
+    weights = np.array([task.weight for task, _ in counted])
     return np.asarray(np.tensordot(weights / weights.sum(), signed, axes=1))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,16 +91,39 @@ def assigned(task: str, ranks: Iterable[Ranked], splits: Splits) -> tuple[Docume
     return documents
 
 
-def chunked(documents: Sequence[Document], size: int) -> tuple[tuple[Document, ...], ...]:
-    """Runs of `size` documents; the last one may be shorter."""
-    return tuple(tuple(documents[start : start + size]) for start in range(0, len(documents), size))
+def rungs(
+    of_task: Mapping[str, Sequence[Document]], size: int, first: int | None = None
+) -> tuple[tuple[tuple[Document, ...], ...], ...]:
+    """All tasks' documents in rungs, each of which brings every task forward by the same share of its documents.
+
+    A rung holds one chunk a task (none for a task too small to have a document for every rung). The largest task's
+    chunks grow from `first` documents, each size twice, doubled until they are `size` documents long.
+
+    Args:
+        of_task: each task's documents in their order.
+        size: documents in the largest chunk.
+        first: documents in the first chunk of the largest task; None: all chunks have `size`.
+    """
+    largest = max((len(documents) for documents in of_task.values()), default=0)
+    built = []
+    start = dict.fromkeys(of_task, 0)
+    for end in _ends(largest, size, first or size):
+        rung = []
+        for task, documents in of_task.items():
+            stop = math.ceil(end * len(documents) / largest)
+            if stop > start[task]:
+                rung.append(tuple(documents[start[task] : stop]))
+                start[task] = stop
+        built.append(tuple(rung))
+    return tuple(built)
 
 
-def interleaved(chunks: Mapping[str, Sequence[tuple[Document, ...]]]) -> tuple[tuple[Document, ...], ...]:
-    """All tasks' chunks in one order that brings every task forward at about the same rate."""
-    placed = [
-        ((number + 0.5) / len(of_task), order, chunk)
-        for order, of_task in enumerate(chunks.values())
-        for number, chunk in enumerate(of_task)
-    ]
-    return tuple(chunk for _, _, chunk in sorted(placed, key=lambda item: item[:2]))
+def _ends(count: int, size: int, first: int) -> Iterator[int]:
+    """Where chunks end: after `first`, 2 `first`, 4, 6, 10, 14, ... and from there on every `size` documents."""
+    end, step, repeats = 0, min(first, size), 0
+    while end < count:
+        end = min(end + step, count)
+        yield end
+        repeats += 1
+        if repeats == 2:
+            step, repeats = min(2 * step, size), 0

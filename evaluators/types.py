@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from evomerge.evaluators.aggregation import MEAN, Aggregation
+
 Split = Literal["search", "select", "report"]
 SPLITS: tuple[Split, ...] = ("search", "select", "report")
 
@@ -24,7 +26,8 @@ class TaskMetric:
         metric: the metric's name, as the task lists it.
         filter: which of the task's filters cuts the answer out of the model's text.
         higher_is_better: the metric's own direction.
-        weight: its share in the mean over tasks, relative to the others; positive.
+        weight: its share in the mean over tasks, relative to the others; 0: it has no part in the objective.
+        aggregation: how the documents' results become the task's number.
     """
 
     task: str
@@ -32,6 +35,7 @@ class TaskMetric:
     filter: str = "none"
     higher_is_better: bool = True
     weight: float = 1.0
+    aggregation: Aggregation = MEAN
 
     @property
     def label(self) -> str:
@@ -42,6 +46,11 @@ class TaskMetric:
     def sign(self) -> float:
         """+1 where higher is better, -1 where lower is."""
         return 1.0 if self.higher_is_better else -1.0
+
+
+def described(task: TaskMetric) -> list[object]:
+    """What a task metric is, as plain data for fingerprints."""
+    return [task.task, task.metric, task.filter, task.higher_is_better, task.weight, task.aggregation.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +79,24 @@ class DocumentScore:
         task: the task's name.
         document: the document's key.
         metric: the metric's label (see `TaskMetric.label`).
-        value: the metric's value on this document alone; NaN: not scored.
+        value: the metric's value on this document alone; NaN: it has none.
+        item: what the task's aggregation needs beyond the value, as JSON; None where the value suffices.
     """
 
     task: str
     document: str
     metric: str
     value: float
+    item: str | None = None
 
 
 class TaskScore(NamedTuple):
-    """The mean of a metric over documents.
+    """A metric over documents.
 
     Attributes:
-        mean: over the scored documents; NaN without any.
-        stderr: the standard error of the mean, s / sqrt(n) with s the sample standard deviation; NaN below 2.
+        mean: over the scored documents (or what the task's aggregation makes of them); NaN without any.
+        stderr: its standard error; of a mean s / sqrt(n) with s the sample standard deviation; of anything else the
+            jackknife's (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, equation 11.5); NaN below 2.
         n: how many documents are scored.
     """
 
@@ -119,35 +131,42 @@ class Scores:
         object.__setattr__(self, "documents", tuple(unique[place] for place in sorted(unique)))
 
     @cached_property
-    def _columns(self) -> dict[tuple[str, str], tuple[tuple[str, ...], npt.NDArray[np.float64]]]:
+    def _columns(self) -> dict[tuple[str, str], tuple[DocumentScore, ...]]:
         rows: dict[tuple[str, str], list[DocumentScore]] = {}
         for score in self.documents:
             rows.setdefault((score.task, score.metric), []).append(score)
-        return {
-            column: (tuple(s.document for s in scores), np.array([s.value for s in scores], dtype=np.float64))
-            for column, scores in rows.items()
-        }
+        return {column: tuple(scores) for column, scores in rows.items()}
+
+    def rows(self, task: TaskMetric) -> tuple[DocumentScore, ...]:
+        """The documents' scores on `task`, ordered by document key."""
+        return self._columns.get((task.task, task.label), ())
 
     def keys(self, task: TaskMetric) -> tuple[str, ...]:
         """The keys of the documents scored on `task`, in the order of `values`."""
-        return self._columns.get((task.task, task.label), ((), np.empty(0)))[0]
+        return tuple(score.document for score in self.rows(task))
 
     def values(self, task: TaskMetric) -> npt.NDArray[np.float64]:
         """The scores on `task`, n documents, float64, ordered by document key (ready for a paired bootstrap)."""
-        return self._columns.get((task.task, task.label), ((), np.empty(0)))[1].copy()
+        return np.array([score.value for score in self.rows(task)], dtype=np.float64)
+
+    def items(self, task: TaskMetric) -> tuple[str | None, ...]:
+        """What the aggregation of `task` needs of each document, in the order of `values`."""
+        return tuple(score.item for score in self.rows(task))
 
     def task(self, task: TaskMetric) -> TaskScore:
-        """Mean, standard error and count of the scores on `task`; documents with NaN are not counted."""
-        values = self.values(task)
-        scored = [float(value) for value in values if not math.isnan(value)]
-        n = len(scored)
-        if n == 0:
-            return TaskScore(math.nan, math.nan, 0)
-        mean = math.fsum(scored) / n
-        if n == 1:
-            return TaskScore(mean, math.nan, 1)
-        variance = math.fsum((value - mean) ** 2 for value in scored) / (n - 1)
-        return TaskScore(mean, math.sqrt(variance / n), n)
+        """The metric over the documents, its standard error and their count; documents without a value do not count."""
+        rows = [row for row in self.rows(task) if not math.isnan(row.value)]
+        n = len(rows)
+        values, items = np.array([row.value for row in rows]), [row.item for row in rows]
+        mean = task.aggregation.of(values, items)
+        if n < 2:
+            return TaskScore(mean, math.nan, n)
+        if task.aggregation.is_mean:
+            variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+            return TaskScore(mean, math.sqrt(variance / n), n)
+        left_out = task.aggregation.resampled(values, items, 1.0 - np.eye(n))
+        spread = math.fsum((left_out - left_out.mean()) ** 2)
+        return TaskScore(mean, math.sqrt((n - 1) / n * spread), n)
 
     def of(self, documents: Iterable[Document]) -> Scores:
         """The scores of these documents alone."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.evaluators import Scores, TaskMetric
+from evomerge.evaluators.aggregation import CORPUS_RESAMPLES
 from evomerge.evaluators.objective import Objective, combine, objective
 
 RESAMPLES = 10_000
@@ -25,7 +26,7 @@ class Interval(NamedTuple):
 
 def objective_interval(scores: Scores, tasks: Sequence[TaskMetric], kind: Objective, seed: int) -> Interval:
     """The objective with its 95 % interval over resampled documents."""
-    draws = _draws({task.task: len(scores.keys(task)) for task in tasks}, seed)
+    draws = _draws(scores, tasks, seed)
     sampled = _resampled(scores, tasks, kind, draws)
     return _interval(objective(scores, tasks, kind), sampled)
 
@@ -41,16 +42,21 @@ def difference_interval(
     for task in tasks:
         if model.keys(task) != other.keys(task):
             raise ValueError(f"both models must be scored on the same documents of {task.task}")
-    draws = _draws({task.task: len(model.keys(task)) for task in tasks}, seed)
+    draws = _draws(model, tasks, seed)
     sampled = _resampled(model, tasks, kind, draws) - _resampled(other, tasks, kind, draws)
     return _interval(objective(model, tasks, kind) - objective(other, tasks, kind), sampled)
 
 
-def _draws(counts: dict[str, int], seed: int) -> dict[str, NDArray[np.float64]]:
-    """For each task how often each document is drawn in each resample: [RESAMPLES, n]."""
+def _draws(scores: Scores, tasks: Sequence[TaskMetric], seed: int) -> dict[str, NDArray[np.float64]]:
+    """For each task how often each of its n documents is drawn in each resample: [R, n].
+
+    R is `RESAMPLES`, and less where a task's number is a function of all its documents.
+    """
+    resamples = RESAMPLES if all(task.aggregation.corpus is None for task in tasks) else CORPUS_RESAMPLES
     generator = np.random.default_rng(seed)
+    counts = {task.task: len(scores.keys(task)) for task in tasks}
     return {
-        task: generator.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)
+        task: generator.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
         for task, count in counts.items()
     }
 
@@ -58,7 +64,7 @@ def _draws(counts: dict[str, int], seed: int) -> dict[str, NDArray[np.float64]]:
 def _resampled(
     scores: Scores, tasks: Sequence[TaskMetric], kind: Objective, draws: dict[str, NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    means = [draws[task.task] @ scores.values(task) / len(scores.keys(task)) for task in tasks]
+    means = [task.aggregation.resampled(scores.values(task), scores.items(task), draws[task.task]) for task in tasks]
     return combine(means, tasks, kind)
 
 

@@ -1,14 +1,15 @@
 """The ledger: one row per candidate, task, document and metric, in the study's own database.
 
 A recipe that has been scored on a document is never scored on it again: rows are found by the recipe's digest,
-whoever scored them and when. NaN is never stored; what has no row has not been scored.
+whoever scored them and when. What has no row has not been scored; a row without a value was, and has none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Column, Engine, Float, Insert, Integer, MetaData, String, Table, func, insert, select
+from sqlalchemy import Column, Engine, Float, Insert, Integer, MetaData, String, Table, Text, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.evaluators.types import DocumentScore
@@ -24,7 +25,8 @@ _ROWS = Table(
     Column("metric", String(80), primary_key=True),
     Column("trial", Integer, nullable=True, index=True),
     Column("split", String(8), nullable=False),
-    Column("value", Float(53), nullable=False),
+    Column("value", Float(53), nullable=True),
+    Column("item", Text, nullable=True),
 )
 
 
@@ -48,7 +50,7 @@ class Ledger:
             recipe: the recipe's digest.
             trial: the number of the trial that paid for the scores; None for a baseline.
             split: of the documents.
-            scores: none of them NaN.
+            scores: NaN becomes a row without a value.
         """
         rows = [
             {
@@ -59,7 +61,8 @@ class Ledger:
                 "metric": score.metric,
                 "trial": trial,
                 "split": split,
-                "value": score.value,
+                "value": None if math.isnan(score.value) else score.value,
+                "item": score.item,
             }
             for score in scores
         ]
@@ -69,13 +72,16 @@ class Ledger:
 
     def scores(self, recipe: str, split: str | None = None) -> list[DocumentScore]:
         """All scores of a recipe, or those on one split."""
-        query = select(_ROWS.c.task, _ROWS.c.document, _ROWS.c.metric, _ROWS.c.value).where(
+        query = select(_ROWS.c.task, _ROWS.c.document, _ROWS.c.metric, _ROWS.c.value, _ROWS.c.item).where(
             _ROWS.c.study == self._study, _ROWS.c.recipe == recipe
         )
         if split is not None:
             query = query.where(_ROWS.c.split == split)
         with self._engine.connect() as connection:
-            return [DocumentScore(*row) for row in connection.execute(query)]
+            return [
+                DocumentScore(task, document, metric, math.nan if value is None else value, item)
+                for task, document, metric, value, item in connection.execute(query)
+            ]
 
     def matrix(self, recipes: Iterable[str]) -> Mapping[str, Mapping[tuple[str, str, str], float]]:
         """For each recipe its values by (task, document, metric)."""
@@ -85,7 +91,8 @@ class Ledger:
         with self._engine.connect() as connection:
             for row in connection.execute(query):
                 if row.recipe in wanted:
-                    table[row.recipe][row.task, row.document, row.metric] = row.value
+                    value = math.nan if row.value is None else row.value
+                    table[row.recipe][row.task, row.document, row.metric] = value
         return table
 
     def count(self, split: str) -> int:

@@ -25,9 +25,15 @@ def test_lm_evals_spelling_of_metric_and_filter() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"objective": "pareto"}, "objective must be mean or worst in this version, but got 'pareto'"),
-        ({"racing": True}, "racing must be false in this version"),
-        ({"constraints": [{"task": "bbq", "at_least": "base"}]}, "constraints must be empty in this version"),
+        ({"constraints": [{"task": "bbq"}]}, "must have one of at_least and at_most, but 'bbq' has neither"),
+        ({"constraints": [{"task": "bbq", "at_least": 1, "at_most": 2}]}, "'bbq' has both"),
+        ({"constraints": [{"at_least": 1}]}, "a task must have one of task, perplexity, kl_from_base, function"),
+        ({"racing": {"error": 0.7}}, "less than 0.5"),
+        ({"proxy": "reference_loglikelihood", "objective": "pareto"}, "proxy must be null with objective pareto"),
+        ({"tasks": [{"perplexity": "a.txt", "function": "m:f"}]}, "but got perplexity and function"),
+        ({"tasks": [{"task": "quiz", "documents": "a.txt"}]}, "must come with a function"),
+        ({"tasks": [{"perplexity": "a.txt", "num_fewshot": 1}]}, "must come with an lm-eval task"),
+        ({"tasks": [{"function": "nameless"}]}, "String should match pattern"),
         ({"constraints": [{"task": "bbq", "floor": 1}]}, "Extra inputs are not permitted"),
         ({"tasks": []}, "at least 1 item"),
         ({"tasks": [{"task": "quiz", "weight": 0}]}, "greater than 0"),
@@ -45,6 +51,27 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], says: str) -> None
     with pytest.raises(ValidationError) as caught:
         build(**settings)
     assert says in str(caught.value)
+
+
+def test_entries_of_other_kinds_are_named_after_their_file_or_function() -> None:
+    config = build(tasks=[{"perplexity": "data/notes.txt"}, {"function": "mine.scores:polite", "weight": 2}, "quiz"])
+    assert [(spec.task, spec.kind) for spec in config.tasks] == [
+        ("notes", "perplexity"),
+        ("polite", "function"),
+        ("quiz", "task"),
+    ]
+    named = build(tasks=[{"task": "own", "kl_from_base": "prompts.txt"}]).tasks[0]
+    assert (named.task, named.kind) == ("own", "kl_from_base")
+
+
+def test_a_constraint_names_a_task_of_any_kind(tmp_path: Path) -> None:
+    config = build(
+        constraints=[{"perplexity": "notes.txt", "at_most": 20}, {"task": "bbq", "metric": "acc", "at_least": "base"}]
+    )
+    first, second = config.relative_to(tmp_path).constraints
+    assert (first.spec.kind, first.spec.perplexity) == ("perplexity", tmp_path / "notes.txt")
+    assert (second.spec.kind, second.at_least, second.margin) == ("task", "base", 0.0)
+    assert EvaluateConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_paths_are_relative_to_the_folder_of_the_file(tmp_path: Path) -> None:

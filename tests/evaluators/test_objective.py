@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ def test_many_objectives_at_once_are_those_of_each() -> None:
         assert together.tolist() == pytest.approx(alone)
 
 
-def test_fronts_are_no_number() -> None:
-    with pytest.raises(ValueError, match="must be mean or worst, but got 'pareto'"):
-        objective(scores(0.5, 2.0), [ACC, LOSS], "pareto")
+def test_a_task_without_weight_has_no_part() -> None:
+    watched = replace(LOSS, weight=0.0)
+    for kind in ("mean", "worst", "pareto"):
+        assert objective(scores(0.5, math.nan), [ACC, watched], kind) == 0.5  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from evomerge.errors import InputError
 from evomerge.evaluators import SPLITS, Document, Splits
-from evomerge.evaluators.splits import assigned, chunked, content_digest, interleaved, position, ranked, split_of
+from evomerge.evaluators.splits import assigned, content_digest, position, ranked, rungs, split_of
 
 TEXTS = st.lists(st.text(max_size=5), max_size=40)
 LOOSE = Splits(search=1.0, select=0.0, report=0.0)
@@ -88,20 +88,32 @@ def test_a_split_without_a_document_is_an_error_with_the_counts() -> None:
     assert len(assigned("quiz", ranked(documents(["a"])), LOOSE)) == 1
 
 
-@given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.integers(1, 9))
-def test_chunks_keep_the_order_and_bring_all_tasks_forward_together(sizes: list[int], size: int) -> None:
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=4), st.integers(1, 9), st.none() | st.integers(1, 9))
+def test_rungs_keep_the_order_and_bring_all_tasks_forward_together(
+    sizes: list[int], size: int, first: int | None
+) -> None:
     tasks = {
         f"t{number}": [Document(f"t{number}", str(place), place, "search") for place in range(count)]
         for number, count in enumerate(sizes)
     }
-    chunks = {task: chunked(of_task, size) for task, of_task in tasks.items()}
-    plan = interleaved(chunks)
-    assert all(len({document.task for document in chunk}) == 1 and len(chunk) <= size for chunk in plan)
+    plan = rungs(tasks, size, first)
+    chunks = [chunk for rung in plan for chunk in rung]
+    assert all(len({document.task for document in chunk}) == 1 and len(chunk) <= size for chunk in chunks)
     for task, of_task in tasks.items():
-        assert [document for chunk in plan for document in chunk if document.task == task] == of_task
+        assert [document for chunk in chunks for document in chunk if document.task == task] == of_task
     seen = dict.fromkeys(tasks, 0)
-    for chunk in plan:
-        seen[chunk[0].task] += 1
-        shares = [seen[task] / len(chunks[task]) for task in tasks if chunks[task]]
-        longest = max(1 / len(of_task) for of_task in chunks.values() if of_task)
-        assert max(shares) - min(shares) <= longest + 1e-9
+    for rung in plan:
+        assert len({chunk[0].task for chunk in rung}) == len(rung) > 0
+        for chunk in rung:
+            seen[chunk[0].task] += len(chunk)
+        shares = [seen[task] / len(of_task) for task, of_task in tasks.items() if of_task]
+        smallest = min(len(of_task) for of_task in tasks.values() if of_task)
+        assert max(shares) - min(shares) <= 1 / smallest + 1e-9
+
+
+def test_rungs_of_a_race_grow_and_others_do_not() -> None:
+    of_task = {"a": [Document("a", str(place), place, "search") for place in range(200)]}
+    sizes = [sum(map(len, rung)) for rung in rungs(of_task, 64, 8)]
+    assert sizes == [8, 8, 16, 16, 32, 32, 64, 24]
+    assert [sum(map(len, rung)) for rung in rungs(of_task, 64)] == [64, 64, 64, 8]
+    assert rungs({}, 64) == ()

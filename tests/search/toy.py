@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from evomerge.engine.method import METHODS
 from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Document, DocumentScore, Split, TaskMetric
+from evomerge.evaluators.splits import rungs
 from evomerge.search.config import SearchConfig, parse_config
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.ledger import Ledger
@@ -51,6 +52,8 @@ class ToyEvaluator:
     """
 
     tasks = (TaskMetric("left", "acc"), TaskMetric("right", "acc"))
+    proxies: Mapping[str, TaskMetric] = {}
+    needs_reference = False
 
     def __init__(self, sizes: dict[Split, int] | None = None) -> None:
         self._sizes: dict[Split, int] = sizes or {"search": 40, "select": 20, "report": 40}
@@ -67,10 +70,23 @@ class ToyEvaluator:
         )
 
     def chunks(self, split: Split) -> tuple[tuple[Document, ...], ...]:
-        documents = self.documents(split)
-        return tuple(documents[start : start + 10] for start in range(0, len(documents), 10))
+        return tuple(chunk for rung in self.rungs(split) for chunk in rung)
 
-    def score(self, model: Any, documents: Iterable[Document]) -> list[DocumentScore]:
+    def rungs(self, split: Split) -> tuple[tuple[tuple[Document, ...], ...], ...]:
+        return self.planned(self.documents(split))
+
+    def planned(self, documents: Sequence[Document]) -> tuple[tuple[tuple[Document, ...], ...], ...]:
+        return rungs({task.task: [d for d in documents if d.task == task.task] for task in self.tasks}, 10, 5)
+
+    def prompts(self, count: int) -> tuple[str, ...]:
+        return ()
+
+    def refer(self, model: Any) -> None:
+        raise AssertionError("the toy needs no reference")
+
+    def score(
+        self, model: Any, documents: Iterable[Document], weights: str | None = None, *, proxy: bool = False
+    ) -> list[DocumentScore]:
         self.before_chunk(self.chunks_done)
         if self.broken(model):
             raise CandidateError("logits are NaN")
@@ -108,7 +124,7 @@ def toy_config(**sections: Any) -> SearchConfig:
         "models": {"base": "base", "experts": ["a", "b"]},
         "merge": {"method": "task_arithmetic"},
         "space": {"layers": "blocks", "blocks": 2},
-        "evaluate": {"tasks": ["left", "right"]},
+        "evaluate": {"tasks": ["left", "right"], "racing": False, "guard": None},
         "search": {"trials": 20, "sampler": "random"},
     }
     for name, section in sections.items():

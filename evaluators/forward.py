@@ -1,0 +1,67 @@
+"""A causal language model as a function of padded batches of tokens, with its keys and values kept where wanted.
+
+Shapes: B rows, T new tokens, P tokens whose keys and values are there already, K positions whose logits are wanted,
+V tokens in the vocabulary. Rows are padded on the left, so that they all end at the last position.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedModel
+
+
+class Output(NamedTuple):
+    """What a forward pass gives: logits [B, K, V] of the last K positions, and the cache of all P + T positions."""
+
+    logits: torch.Tensor
+    cache: Cache | None
+
+
+class Forward:
+    """Calls a model with whichever of mask, positions and cut of the logits it takes.
+
+    Args:
+        model: a causal language model in evaluation mode, on whichever device.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self._takes = set(inspect.signature(model.forward).parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens have to be."""
+        return self.model.device
+
+    def __call__(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        cache: Cache | None = None,
+        *,
+        keep: int = 1,
+        use_cache: bool = False,
+    ) -> Output:
+        """One forward pass.
+
+        Args:
+            ids: token ids, int64 [B, T], padded on the left with any id.
+            mask: 1 where there is a token, 0 where there is padding, int64 [B, P + T].
+            cache: of the P tokens before, written in place; None: P is 0.
+            keep: K, the number of last positions whose logits are wanted, from 1 to T.
+            use_cache: return keys and values.
+        """
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
+        if "position_ids" in self._takes:
+            arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        if cache is not None:
+            arguments["past_key_values"] = cache
+        if "logits_to_keep" in self._takes:
+            arguments["logits_to_keep"] = keep
+        output = self.model(**arguments)
+        return Output(output.logits[:, -keep:], output.past_key_values if use_cache else None)
