@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import Task
 
-from evomerge.errors import CandidateError, InputError
-from evomerge.evaluators.config import EvaluateConfig, TaskSpec
+from evomerge.errors import CandidateError
+from evomerge.evaluators.config import EvaluateConfig
 from evomerge.evaluators.evaluator import evaluator
-from evomerge.evaluators.metrics import task_metric
+from evomerge.evaluators.loading import load_tasks, task_metrics, unique
 from evomerge.evaluators.quiet import quiet, reseed, seeded
-from evomerge.evaluators.requests import chat_template_of, prepare, set_fewshot
+from evomerge.evaluators.requests import chat_template_of, prepare
 from evomerge.evaluators.splits import rungs
-from evomerge.evaluators.taskfiles import TaskFiles, one_line
+from evomerge.evaluators.taskfiles import one_line
 from evomerge.evaluators.types import SPLITS, Document, DocumentScore, Split, TaskMetric, described
 from evomerge.evaluators.watch import LogitsWatch, watch_logits
 from evomerge.evaluators.wrapper import LiveModel, Memory
@@ -60,10 +59,10 @@ class LmEval:
         self._config = config
         self._tokenizer = copy.deepcopy(tokenizer)
         with quiet(), seeded(config.fewshot_seed):
-            specs = _load(config)
-            self._tasks = _task_metrics(specs)
+            specs = load_tasks(config)
+            self._tasks = task_metrics(specs)
             chat_template = chat_template_of(self._tokenizer, config)
-            self._prepared = {name: prepare(name, task, config, chat_template) for name, task in _unique(specs).items()}
+            self._prepared = {name: prepare(name, task, config, chat_template) for name, task in unique(specs).items()}
         of_all = [document for prepared in self._prepared.values() for document in prepared.documents]
         self._plan = {split: self.planned([d for d in of_all if d.split == split]) for split in SPLITS}
         self._order = {document: place for place, document in enumerate(of_all)}
@@ -208,53 +207,6 @@ class LmEval:
         """The lowest multiple of the batch size that reaches CHUNK; the device has no part in it."""
         batch_size = self._config.batch_size
         return CHUNK if batch_size == "auto" else batch_size * math.ceil(CHUNK / batch_size)
-
-
-def _load(config: EvaluateConfig) -> list[tuple[TaskSpec, dict[str, Task]]]:
-    """Each entry of the configuration with its tasks; entries of the same task share it."""
-    files = TaskFiles(config.include_paths)
-    loaded: dict[str, Task] = {}
-    specs = []
-    for spec in config.tasks:
-        reseed(config.fewshot_seed)
-        names = files.load(spec.task)
-        for name, task in names.items():
-            if name not in loaded:
-                _require_scorable(name, task, config)
-                set_fewshot(name, task, spec.num_fewshot, config.fewshot_seed)
-                loaded[name] = task
-            elif spec.num_fewshot not in {None, loaded[name].get_config("num_fewshot")}:
-                raise InputError(
-                    f"num_fewshot must be the same wherever task {name!r} is named, but got "
-                    f"{loaded[name].get_config('num_fewshot')} and {spec.num_fewshot}"
-                )
-        specs.append((spec, {name: loaded[name] for name in names}))
-    return specs
-
-
-def _require_scorable(name: str, task: Task, config: EvaluateConfig) -> None:
-    if getattr(task, "UNSAFE_CODE", False) and not config.allow_unsafe_code:
-        raise InputError(
-            f"task {name!r} runs code that the model writes: allow_unsafe_code must be true for it, but is false"
-        )
-    if getattr(task, "MULTIMODAL", False):
-        raise InputError(f"tasks must be text alone, but {name!r} has images or sounds")
-
-
-def _task_metrics(specs: Iterable[tuple[TaskSpec, dict[str, Task]]]) -> tuple[TaskMetric, ...]:
-    metrics = [
-        task_metric(name, task, spec, spec.weight / len(tasks)) for spec, tasks in specs for name, task in tasks.items()
-    ]
-    seen: set[tuple[str, str]] = set()
-    for metric in metrics:
-        if (metric.task, metric.label) in seen:
-            raise InputError(f"a task and metric must be named once, but {metric.task!r} with {metric.label} is twice")
-        seen.add((metric.task, metric.label))
-    return tuple(metrics)
-
-
-def _unique(specs: Iterable[tuple[TaskSpec, dict[str, Task]]]) -> dict[str, Task]:
-    return {name: task for _, tasks in specs for name, task in tasks.items()}
 
 
 def _respond(live: LiveModel, instances: Iterable[Instance], watch: LogitsWatch) -> None:
