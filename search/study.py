@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.engine.recipe import Recipe
 from evomerge.errors import InputError, unknown_name
+from evomerge.evaluators.types import TaskMetric
 from evomerge.search.config import SearchConfig, parse_config
 
 CONFIG = "evomerge:config"
 FINGERPRINT = "evomerge:fingerprint"
 SAMPLER = "evomerge:sampler"
 RESULT = "evomerge:result"
+MEASURED = "evomerge:tasks"  # what is measured, as `study_tasks` reads it
+SUBSET = "evomerge:subset"  # the documents that candidates are scored on, where they are not all
+PROXY = "evomerge:proxy"  # how far stand-ins for metrics can be trusted
 
 RECIPE = "recipe"
 DIGEST = "digest"
@@ -25,24 +30,57 @@ ORIGIN = "origin"
 REASON = "reason"
 TASKS = "tasks"
 SECONDS = "seconds"
+ESTIMATED = "estimated"  # true: the trial was not scored on every document by the real metric; its values are estimates
+PRUNED = "pruned"  # true: the trial was stopped before its last document
+STDERR = "stderr"  # of an estimated objective, against the full score
+CONSTRAINTS = "constraints"  # violation by the bound's name; kept where at most 0
+SCORED = "scored"  # [documents scored, documents that a full scoring takes]
 
 _MAY_DIFFER = ("search.trials", "search.timeout", "runtime")
 
 
-def create_study(storage: RDBStorage, config: SearchConfig) -> optuna.Study:
+def create_study(storage: RDBStorage, config: SearchConfig, tasks: Sequence[TaskMetric] = ()) -> optuna.Study:
     """A new study named after the configuration, which it keeps.
 
+    Its directions are all "maximize": with the objective `pareto` one for each task with a weight, else one.
+
+    Args:
+        storage: the database.
+        config: of the search.
+        tasks: what is measured; not needed unless the objective is `pareto`.
+
     Raises:
-        InputError: when the database holds a study of that name.
+        InputError: when the database holds a study of that name, or `pareto` has fewer than two tasks with a weight.
     """
+    directions = [StudyDirection.MAXIMIZE] * _count_objectives(config, tasks)
     try:
-        study = optuna.create_study(storage=storage, study_name=config.name, direction="maximize")
+        study = optuna.create_study(storage=storage, study_name=config.name, directions=directions)
     except optuna.exceptions.DuplicatedStudyError:
         raise InputError(
             f"the study's name must be new in its database, but {config.name!r} exists; resume it or rename the run"
         ) from None
     study.set_user_attr(CONFIG, config.model_dump(mode="json"))
+    study.set_user_attr(MEASURED, [_as_data(task) for task in tasks])
     return study
+
+
+def _count_objectives(config: SearchConfig, tasks: Sequence[TaskMetric]) -> int:
+    if config.evaluate.objective != "pareto":
+        return 1
+    counted = sum(task.weight > 0 for task in tasks)
+    if counted < 2:
+        raise InputError(f"objective must be mean or worst for one task, but got 'pareto' with {counted}")
+    return counted
+
+
+def _as_data(task: TaskMetric) -> dict[str, Any]:
+    keys = ("task", "metric", "filter", "higher_is_better", "weight")
+    return {key: getattr(task, key) for key in keys}
+
+
+def study_tasks(study: optuna.Study) -> tuple[TaskMetric, ...]:
+    """What the study measures, without the aggregations; () where it does not say."""
+    return tuple(TaskMetric(**told) for told in study.user_attrs.get(MEASURED, []))
 
 
 def open_study(storage: RDBStorage, name: str) -> optuna.Study:
@@ -97,8 +135,51 @@ def trial_recipe(trial: FrozenTrial) -> Recipe:
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that have a score."""
+    """The trials that have values, estimated or not."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def full_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that were scored on every document by the real metric."""
+    return [trial for trial in complete_trials(study) if not is_estimated(trial)]
+
+
+def is_estimated(trial: FrozenTrial) -> bool:
+    """Whether the trial's values stand for documents that it was not scored on by the real metric."""
+    return bool(trial.user_attrs.get(ESTIMATED, False))
+
+
+def trial_objective(trial: FrozenTrial, tasks: Sequence[TaskMetric]) -> float:
+    """The one number that ranks a trial; higher is better.
+
+    Args:
+        trial: with values.
+        tasks: what the study measures.
+
+    Returns:
+        Its value; of a trial with one value a task the mean of them by the weights of `tasks`, as
+        `evaluators.objective.combine` has it.
+
+    Raises:
+        ValueError: the trial has no values, or several but not one for each task with a weight.
+    """
+    if not trial.values:
+        raise ValueError(f"a trial must have values to be ranked, but trial {trial.number} has none")
+    if len(trial.values) == 1:
+        return float(trial.values[0])
+    weights = [task.weight for task in tasks if task.weight > 0]
+    total = sum(weight * value for weight, value in zip(weights, trial.values, strict=True))
+    return float(total / sum(weights))
+
+
+def trial_violation(trial: FrozenTrial) -> float:
+    """How far the trial is beyond its bounds in all; 0: it keeps them (Deb 2000, section 3)."""
+    return sum(max(0.0, float(violation)) for violation in trial.user_attrs.get(CONSTRAINTS, {}).values())
+
+
+def best_of(trials: Sequence[FrozenTrial], tasks: Sequence[TaskMetric]) -> FrozenTrial:
+    """The best of some trials by Deb's rule: the least violation, then the best objective, then the lowest number."""
+    return min(trials, key=lambda trial: (trial_violation(trial), -trial_objective(trial, tasks), trial.number))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
