@@ -7,9 +7,23 @@ whoever scored them and when. What has no row has not been scored; a row without
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from sqlalchemy import Column, Engine, Float, Insert, Integer, MetaData, String, Table, Text, func, insert, select
+from sqlalchemy import (
+    Column,
+    Engine,
+    Float,
+    Insert,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.evaluators.types import DocumentScore
@@ -95,22 +109,30 @@ class Ledger:
                     table[row.recipe][row.task, row.document, row.metric] = value
         return table
 
-    def count(self, split: str) -> int:
-        """How many document scores on a split have been paid for."""
-        query = select(func.count()).where(_ROWS.c.study == self._study, _ROWS.c.split == split)
-        with self._engine.connect() as connection:
-            return int(connection.execute(query).scalar_one())
+    def count(self, split: str, besides: Collection[str] = ()) -> int:
+        """How many times a document of a split has been scored, in whichever metrics.
 
-    def widest(self, split: str) -> int:
-        """The most documents of a split that any one recipe has been scored on."""
-        each = (
-            select(func.count().label("documents"))
-            .where(_ROWS.c.study == self._study, _ROWS.c.split == split)
-            .group_by(_ROWS.c.recipe)
-            .subquery()
-        )
+        Args:
+            split: of the documents.
+            besides: metrics that do not count, such as cheap stand-ins.
+        """
+        once = self._documents(split, besides).subquery()
+        with self._engine.connect() as connection:
+            return int(connection.execute(select(func.count()).select_from(once)).scalar_one())
+
+    def widest(self, split: str, besides: Collection[str] = ()) -> int:
+        """The most documents of a split that any one recipe has been scored on; `besides` as in `count`."""
+        once = self._documents(split, besides).subquery()
+        each = select(func.count().label("documents")).select_from(once).group_by(once.c.recipe).subquery()
         with self._engine.connect() as connection:
             return int(connection.execute(select(func.max(each.c.documents))).scalar_one() or 0)
+
+    def _documents(self, split: str, besides: Collection[str]) -> Select[tuple[str, str, str]]:
+        return (
+            select(_ROWS.c.recipe, _ROWS.c.task, _ROWS.c.document)
+            .where(_ROWS.c.study == self._study, _ROWS.c.split == split, _ROWS.c.metric.not_in(besides))
+            .distinct()
+        )
 
     def _insert_new(self) -> Insert:
         dialect = self._engine.dialect.name

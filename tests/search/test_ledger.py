@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from evomerge.evaluators import DocumentScore
@@ -43,3 +44,23 @@ def test_the_database_has_a_write_ahead_log(tmp_path: Path) -> None:
     with open_storage(sqlite_url(tmp_path / "study.db")).engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 1
+
+
+def test_documents_count_once_whatever_metrics_they_have(tmp_path: Path) -> None:
+    ledger = Ledger(open_storage(sqlite_url(tmp_path / "study.db")).engine, "s")
+    ledger.record("a", 0, "search", [DocumentScore("t", f"d{n}", metric, 1.0) for n in range(4) for metric in "xyz"])
+    ledger.record("b", 1, "search", [DocumentScore("t", f"d{n}", "x", 1.0) for n in range(6)])
+    ledger.record("b", 1, "search", [DocumentScore("t", f"d{n}", "cheap", 1.0) for n in range(9)])
+    ledger.record("b", 1, "select", [DocumentScore("t", "d9", "x", 1.0)])
+    assert (ledger.count("search", besides=["cheap"]), ledger.widest("search", besides=["cheap"])) == (10, 6)
+    assert (ledger.count("search"), ledger.widest("search")) == (13, 9)
+
+
+def test_a_document_without_a_value_is_scored_all_the_same(tmp_path: Path) -> None:
+    ledger = Ledger(open_storage(sqlite_url(tmp_path / "study.db")).engine, "s")
+    rows = [DocumentScore("t", "d0", "x", math.nan), DocumentScore("t", "d1", "x", 2.5, "[-3.5, 7]")]
+    ledger.record("a", 0, "search", rows)
+    first, second = sorted(ledger.scores("a"), key=lambda row: row.document)
+    assert math.isnan(first.value)
+    assert second == rows[1]
+    assert ledger.count("search") == 2
