@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -51,6 +51,12 @@ class TaskMetric:
 def described(task: TaskMetric) -> list[object]:
     """What a task metric is, as plain data for fingerprints."""
     return [task.task, task.metric, task.filter, task.higher_is_better, task.weight, task.aggregation.name]
+
+
+def titles(tasks: Sequence[TaskMetric]) -> tuple[str, ...]:
+    """A name for each: the task's, with ",metric" behind it where several metrics of one task are measured."""
+    names = [task.task for task in tasks]
+    return tuple(task.task if names.count(task.task) == 1 else f"{task.task},{task.label}" for task in tasks)
 
 
 @dataclass(frozen=True, slots=True)

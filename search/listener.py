@@ -12,9 +12,11 @@ class TrialOutcome:
     Attributes:
         number: counted from 0.
         origin: the warm start it was, or "sampler".
-        objective: on the split `search`; None for a failed trial.
-        reason: of the failure; "" otherwise.
+        objective: on the split `search`; of several, their weighted mean; None for a failed trial.
+        reason: of the failure, or why the objective is an estimate; "" otherwise.
         tasks: each task's value of its metric.
+        estimated: whether the objective is an estimate of what all documents would give.
+        documents: how many were scored.
     """
 
     number: int
@@ -22,6 +24,8 @@ class TrialOutcome:
     objective: float | None
     reason: str = ""
     tasks: dict[str, float] = field(default_factory=dict)
+    estimated: bool = False
+    documents: int = 0
 
 
 class Listener:
