@@ -15,6 +15,7 @@ from evomerge.engine.recipe import Recipe
 from evomerge.errors import InputError, unknown_name
 from evomerge.evaluators.types import TaskMetric
 from evomerge.search.config import SearchConfig, parse_config
+from evomerge.search.constraints import total_violation
 
 CONFIG = "evomerge:config"
 FINGERPRINT = "evomerge:fingerprint"
@@ -174,7 +175,7 @@ def trial_objective(trial: FrozenTrial, tasks: Sequence[TaskMetric]) -> float:
 
 def trial_violation(trial: FrozenTrial) -> float:
     """How far the trial is beyond its bounds in all; 0: it keeps them (Deb 2000, section 3)."""
-    return sum(max(0.0, float(violation)) for violation in trial.user_attrs.get(CONSTRAINTS, {}).values())
+    return total_violation(trial.user_attrs.get(CONSTRAINTS, {}))
 
 
 def best_of(trials: Sequence[FrozenTrial], tasks: Sequence[TaskMetric]) -> FrozenTrial:
