@@ -1,15 +1,18 @@
-"""Which metric and filter of an lm-eval task are meant, and whether the metric can be scored document by document."""
+"""Which metric and filter of an lm-eval task are meant, and how single documents' results become its number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from lm_eval.api.registry import get_aggregation
+from lm_eval.api.registry import METRIC_REGISTRY, get_aggregation, is_higher_better
 from lm_eval.api.task import Task
 
 from evomerge.errors import InputError, unknown_name
+from evomerge.evaluators.aggregation import MEAN, Aggregation, Floats
+from evomerge.evaluators.calibration import CALIBRATION_ERROR, EXPECTED_CALIBRATION_ERROR, require_choices
 from evomerge.evaluators.config import TaskSpec
 from evomerge.evaluators.types import TaskMetric
 
@@ -24,33 +27,72 @@ def task_metric(name: str, task: Task, spec: TaskSpec, weight: float) -> TaskMet
         weight: the task's share of the entry's weight.
 
     Raises:
-        InputError: unknown metric or filter; a metric that is no mean of single-document numbers or states no
-            direction; several filters and none named.
+        InputError: unknown metric or filter; a metric that measures nothing or states no direction; several filters
+            and none named.
     """
-    metric = _metric(name, task, spec.metric)
-    higher_is_better = task.higher_is_better().get(metric)
-    if higher_is_better is None:
+    functions: dict[str, Any] = task.aggregation()
+    metric = spec.metric or next(iter(functions), None)
+    if metric is None:
+        raise InputError(f"task {name!r} must have a metric, but its metric_list is empty")
+    chosen = _filter(name, task, metric, spec.filter)
+    if metric == CALIBRATION_ERROR and metric not in functions:
+        require_choices(name, task)
+        return TaskMetric(name, metric, chosen, False, weight, EXPECTED_CALIBRATION_ERROR)
+    source = _source(name, task, metric, functions)
+    return TaskMetric(
+        name, metric, chosen, _higher_is_better(name, task, source), weight, aggregation_of(functions[source])
+    )
+
+
+def _source(name: str, task: Task, metric: str, functions: Mapping[str, Any]) -> str:
+    """The metric in the task's list that gives `metric`: itself, or a function whose results are named when it runs."""
+    if metric in functions:
+        if functions[metric] is get_aggregation("bypass"):
+            raise InputError(f"metric of task {name!r} must measure something, but {metric!r} bypasses all metrics")
+        return metric
+    own = [each for each in getattr(task, "_metric_fn_list", None) or () if each not in METRIC_REGISTRY]
+    if not own or getattr(task.config, "process_results", None) is not None:
+        raise unknown_name(f"metric of task {name!r}", metric, functions)
+    return str(own[0])
+
+
+def _higher_is_better(name: str, task: Task, metric: str) -> bool:
+    stated = task.higher_is_better().get(metric)
+    if stated is None:
+        stated = is_higher_better(metric)
+    if stated is None:
         raise InputError(f"metric {metric!r} of task {name!r} must state `higher_is_better` in the task file")
-    return TaskMetric(name, metric, _filter(name, task, metric, spec.filter), bool(higher_is_better), weight)
+    return bool(stated)
 
 
-def _metric(name: str, task: Task, wanted: str | None) -> str:
-    aggregations: dict[str, Any] = task.aggregation()
-    if wanted is not None and wanted not in aggregations:
-        raise unknown_name(f"metric of task {name!r}", wanted, aggregations)
-    metric = wanted or next(iter(aggregations))
-    means = [candidate for candidate, aggregation in aggregations.items() if _is_mean(aggregation)]
-    if metric not in means:
-        found = getattr(aggregations[metric], "__name__", "nothing")
-        raise InputError(
-            f"metric of task {name!r} must be a mean of single documents' numbers ({', '.join(means) or 'it has none'})"
-            f", but {metric!r} is aggregated by {found}"
-        )
-    return metric
+def aggregation_of(function: Callable[..., Any] | None) -> Aggregation:
+    """lm-eval's aggregation function as one that can be resampled; None is a mean, as lm-eval has it.
+
+    Its means leave out documents without a number, as its `nanmean` does.
+    """
+    if function in _MEANS:
+        return MEAN
+    for name, link in _LINKS.items():
+        if function is get_aggregation(name):
+            return Aggregation(name, link=link)
+    return Aggregation(str(getattr(function, "__name__", type(function).__name__)), corpus=function)
 
 
-def _is_mean(aggregation: Callable[..., Any] | None) -> bool:
-    return aggregation in (get_aggregation("mean"), get_aggregation("nanmean"), np.mean, np.nanmean)
+def _perplexity(mean: Floats) -> Floats:
+    """exp(-x) of a mean log-likelihood x in nats: by document, word or byte."""
+    return np.exp(-mean)
+
+
+def _bits(mean: Floats) -> Floats:
+    return -mean / math.log(2)
+
+
+_MEANS = (None, get_aggregation("mean"), get_aggregation("nanmean"), np.mean, np.nanmean)
+_LINKS: dict[str, Callable[[Floats], Floats]] = {
+    "perplexity": _perplexity,
+    "weighted_perplexity": _perplexity,
+    "bits_per_byte": _bits,
+}
 
 
 def _filter(name: str, task: Task, metric: str, wanted: str | None) -> str:

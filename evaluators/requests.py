@@ -15,10 +15,12 @@ from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, InputError, unknown_name
+from evomerge.evaluators.calibration import CALIBRATION_ERROR, EXPECTED_CALIBRATION_ERROR, answered
 from evomerge.evaluators.config import EvaluateConfig
+from evomerge.evaluators.measuring import document_score
 from evomerge.evaluators.quiet import reseed
 from evomerge.evaluators.splits import assigned, ranked
-from evomerge.evaluators.taskfiles import one_line
+from evomerge.evaluators.taskfiles import one_line, without_documents
 from evomerge.evaluators.types import Document, DocumentScore, TaskMetric
 
 if TYPE_CHECKING:
@@ -58,29 +60,35 @@ class PreparedTask:
 
         Raises:
             CandidateError: the task's own code failed on a response.
-            InputError: the task gives no number for a metric.
+            InputError: the task's results are of no use to a metric.
         """
-        values: dict[str, list[dict[str, Any]]] = {}
+        results: dict[str, list[dict[str, Any]]] = {}
         for name in {metric.filter for metric in metrics}:
             try:
-                values[name] = self._processed(documents, name)
+                results[name] = self._processed(documents, name, metrics)
             except Exception as error:
                 raise CandidateError(f"task {self.name!r} failed on a response: {one_line(error)}") from error
         return [
-            DocumentScore(self.name, document.key, metric.label, _number(values[metric.filter][place], metric))
+            document_score(metric, document.key, results[metric.filter][place], self.task.aggregation())
             for place, document in enumerate(documents)
             for metric in metrics
         ]
 
-    def _processed(self, documents: Sequence[Document], name: str) -> list[dict[str, Any]]:
+    def _processed(
+        self, documents: Sequence[Document], name: str, metrics: Sequence[TaskMetric]
+    ) -> list[dict[str, Any]]:
         (ensemble,) = (ensemble for ensemble in self.task._filters if ensemble.name == name)
         ensemble.apply([instance for document in documents for instance in self.requests[document.key]])
+        calibrated = any(metric.aggregation is EXPECTED_CALIBRATION_ERROR for metric in metrics)
         processed = []
         for document in documents:
             instances = self.requests[document.key]
+            responses = [instance.filtered_resps[name] for instance in instances]
             # A task's code may change the document that it is given.
-            content = copy.deepcopy(instances[0].doc)
-            processed.append(self.task.process_results(content, [i.filtered_resps[name] for i in instances]))
+            found = self.task.process_results(copy.deepcopy(instances[0].doc), responses)
+            if calibrated:
+                found = {**found, CALIBRATION_ERROR: answered(self.task, copy.deepcopy(instances[0].doc), responses)}
+            processed.append(found)
         return processed
 
 
@@ -97,10 +105,10 @@ def prepare(name: str, task: Task, config: EvaluateConfig, chat_template: ChatTe
         chat_template: turns messages into a prompt; None: plain text.
 
     Raises:
-        InputError: a split without a document, or prompts that cannot be built.
+        InputError: a split without a document, a document without choices, or prompts that cannot be built.
     """
     reseed(config.fewshot_seed)  # some tasks shuffle choices as they read their documents
-    contents = list(task.eval_docs)
+    contents = list(scored_documents(name, task))
     documents = assigned(name, ranked(contents, config.limit), config.splits)
     chosen = {document.index for document in documents}
     built = range(len(contents)) if task.get_config("num_fewshot") else sorted(chosen)
@@ -119,9 +127,23 @@ def prepare(name: str, task: Task, config: EvaluateConfig, chat_template: ChatTe
     for instance in task.instances:
         if instance.doc_id in chosen:
             requests[instance.doc_id].append(instance)
-    for of_document in requests.values():
+    for index, of_document in requests.items():
+        if not of_document:
+            raise InputError(f"documents of task {name!r} must have choices, but number {index} has none")
         of_document.sort(key=lambda instance: instance.idx)
     return PreparedTask(name, task, documents, {document.key: requests[document.index] for document in documents})
+
+
+def scored_documents(name: str, task: Task) -> Sequence[Any]:
+    """The documents that a task is scored on: of its test split, without one of its validation split.
+
+    Raises:
+        InputError: it has neither.
+    """
+    if not task.has_test_docs() and not task.has_validation_docs():
+        raise without_documents(name)
+    documents: Sequence[Any] = task.eval_docs
+    return documents
 
 
 def set_fewshot(name: str, task: Task, num_fewshot: int | None, seed: int) -> None:
@@ -190,16 +212,3 @@ def _has_own_examples(task: Task) -> bool:
         getattr(settings, "split", None) or task.get_config("training_split") or task.get_config("validation_split")
     )
     return source is not None and source != scored
-
-
-def _number(results: dict[str, Any], metric: TaskMetric) -> float:
-    if metric.metric not in results:
-        raise unknown_name(f"metric of task {metric.task!r}", metric.metric, map(str, results))
-    value = results[metric.metric]
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"metric {metric.metric!r} of task {metric.task!r} must be a number on each document, "
-            f"but is a {type(value).__name__}"
-        ) from error

@@ -11,9 +11,10 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
+from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -21,6 +22,13 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from evomerge.errors import InputError
 
 _NAMED = 20  # an error lists the known names up to this many
+
+
+class Loaded(NamedTuple):
+    """Tasks by name, and the group that they are if they are one; of a single task and of a tag there is none."""
+
+    tasks: dict[str, Task]
+    group: Group | None
 
 
 class TaskFiles:
@@ -42,8 +50,8 @@ class TaskFiles:
         self._folders = folders
         self._manager = TaskManager(include_path=list(folders), include_defaults=False)
 
-    def load(self, name: str) -> dict[str, Task]:
-        """The tasks that `name` stands for, by name: one, or all of a group or tag.
+    def load(self, name: str) -> Loaded:
+        """The tasks that `name` stands for: one, or all of a group or tag.
 
         Raises:
             InputError: there is no such task, or lm-eval cannot load it.
@@ -52,8 +60,11 @@ class TaskFiles:
             self._add_defaults(name)
         try:
             self._anchor(name)
-            return dict(self._manager.load([name])["tasks"])
+            loaded = self._manager.load([name])
+            return Loaded(dict(loaded["tasks"]), loaded.get("groups", {}).get(name))
         except Exception as error:
+            if "must have valid or test docs" in str(error):
+                raise without_documents(name) from error
             raise InputError(f"task {name!r} must load, but lm-eval says {one_line(error)}") from error
 
     def _add_defaults(self, name: str) -> None:
@@ -75,6 +86,11 @@ class TaskFiles:
         if entry.yaml_path is not None and _absolute(entry.cfg or {}, entry.yaml_path) != entry.cfg:
             config = _absolute(load_yaml(entry.yaml_path), entry.yaml_path)
             index[name] = replace(entry, yaml_path=None, cfg=config)
+
+
+def without_documents(name: str) -> InputError:
+    """The error of a task with neither a test split nor a validation split."""
+    return InputError(f"task {name!r} must have a test_split or a validation_split, but has neither")
 
 
 def one_line(error: BaseException) -> str:
