@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from evomerge.errors import unknown_name
+from evomerge.errors import InputError, unknown_name
 from evomerge.registry import Registry
 from evomerge.spaces import METHOD, Space
 
@@ -31,11 +31,13 @@ class SamplerContext:
         run_seed: the same for every trial of a run.
         number: of the trial, counted from 0.
         distributions: every dimension of the space by name.
+        objectives: how many values a trial has.
     """
 
     run_seed: int
     number: int
     distributions: Mapping[str, BaseDistribution]
+    objectives: int = 1
 
     @property
     def seed(self) -> int:
@@ -71,8 +73,15 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
     return found
 
 
-def choose_sampler(name: str, space: Space, trials: int) -> tuple[str, str]:
+def choose_sampler(name: str, space: Space, trials: int, objectives: int = 1) -> tuple[str, str]:
     """The sampler to use and, in one sentence, why.
+
+    Args:
+        name: as the configuration has it.
+        space: to search.
+        trials: how many there will be.
+        objectives: how many values a trial has. Constraints do not change the choice: all samplers that learn obey
+            them.
 
     Raises:
         InputError: for a name that is neither "auto" nor a sampler's.
@@ -82,11 +91,25 @@ def choose_sampler(name: str, space: Space, trials: int) -> tuple[str, str]:
             raise unknown_name(SAMPLERS.kind, name, [AUTO, *SAMPLERS.names()])
         return name, "the configuration names it"
     dimensions = max(len(space.dimensions(method)) for method in space.methods)
+    size = f"{dimensions} dimensions and {trials} trials"
     if len(space.methods) > 1:
         return "tpe", "the space chooses between methods, and a tree-structured model handles choices"
+    if objectives > 1:
+        if dimensions <= 20 and trials <= 150:
+            return "gp", f"{objectives} objectives, {size}: a Gaussian process for each makes the most of each trial"
+        return "nsga2", f"{objectives} objectives, {size}: too many for Gaussian processes"
     if dimensions <= 40 and trials <= 300:
-        return "gp", f"{dimensions} dimensions and {trials} trials: a Gaussian process makes the most of each trial"
-    return "cmaes", f"{dimensions} dimensions and {trials} trials: too many for a Gaussian process"
+        return "gp", f"{size}: a Gaussian process makes the most of each trial"
+    return "cmaes", f"{size}: too many for a Gaussian process"
+
+
+def require_one_objective(name: str, context: SamplerContext) -> None:
+    """Raise InputError where a sampler that ranks by one value is to search several objectives."""
+    if context.objectives > 1:
+        raise InputError(
+            f"search.sampler must be one of gp, nsga2, tpe for the objective pareto with its {context.objectives} "
+            f"values, but got {name!r}, which takes one"
+        )
 
 
 class TrialSeededSampler(BaseSampler):
@@ -126,13 +149,13 @@ class TrialSeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A single dimension on its own; only trials enqueued without it need one."""
-        return self._build(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._build(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
-    def _build(self, trial: FrozenTrial) -> BaseSampler:
-        return self._factory(SamplerContext(self._run_seed, trial.number, self._distributions))
+    def _build(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
+        return self._factory(SamplerContext(self._run_seed, trial.number, self._distributions, len(study.directions)))
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        sampler = self._build(trial)
+        sampler = self._build(study, trial)
         known = sampler.infer_relative_search_space(study, trial)
         point = sampler.sample_relative(study, trial, known) if known else {}
 
@@ -153,16 +176,17 @@ class TrialSeededSampler(BaseSampler):
         return self._space.methods[0]
 
 
+def finished_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
+    """The finished trials below number `before`, failed ones included, in order of their numbers."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.number < before and trial.state.is_finished()]
+
+
 def proposed_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
-    """The finished trials below number `before` that a sampler proposed, in order of their numbers."""
-    return [trial for trial in _finished(study, before) if _FIXED not in trial.system_attrs]
+    """Those of them that a sampler proposed."""
+    return [trial for trial in finished_trials(study, before) if _FIXED not in trial.system_attrs]
 
 
 def enqueued_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
-    """The finished trials below number `before` that were enqueued: the warm starts."""
-    return [trial for trial in _finished(study, before) if _FIXED in trial.system_attrs]
-
-
-def _finished(study: optuna.Study, before: int) -> list[FrozenTrial]:
-    trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.number < before and trial.state.is_finished()]
+    """Those of them that were enqueued: the warm starts."""
+    return [trial for trial in finished_trials(study, before) if _FIXED in trial.system_attrs]

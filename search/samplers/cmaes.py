@@ -1,8 +1,10 @@
 """CMA-ES whose state is a pure function of the study's trials: nothing of it is stored, pickled or lost.
 
 The strategy is replayed from the finished trials before each proposal (Hansen, The CMA Evolution Strategy: A Tutorial,
-1604.00772). Above `SEPARABLE_FROM` dimensions its separable form (Ros and Hansen, 2008) learns a diagonal only,
-which needs far fewer trials.
+1604.00772). Of a generation it needs the ranks alone, and these obey constraints by Deb's rule (Deb 2000, Computer
+Methods in Applied Mechanics and Engineering 186): candidates that keep them come first, by their value, then the others
+by how far they are beyond them. Above `SEPARABLE_FROM` dimensions its separable form (Ros and Hansen, 2008) learns a
+diagonal only, which needs far fewer trials.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from evomerge.search.box import UnitCube
-from evomerge.search.sampling import SamplerContext, enqueued_trials, proposed_trials, sampler
+from evomerge.search.constraints import total_violation
+from evomerge.search.sampling import (
+    SamplerContext,
+    enqueued_trials,
+    proposed_trials,
+    require_one_objective,
+    sampler,
+)
 
 SEPARABLE_FROM = 48
 INITIAL_SIGMA = 1 / 6  # of each bound's width
@@ -29,13 +38,15 @@ class ReplayedCmaEs(BaseSampler):
     """Proposes from the distribution that the finished generations lead to.
 
     A generation is the next `population_size` finished trials that this sampler proposed, in order of their numbers.
-    The first mean is the best warm start, or the centre of the box. A failed trial ranks last in its generation.
+    The first mean is the best warm start by the same rule, or the centre of the box. A failed trial ranks last in its
+    generation.
 
     Args:
-        context: all dimensions must be numbers.
+        context: all dimensions must be numbers, and there must be one objective.
     """
 
     def __init__(self, context: SamplerContext) -> None:
+        require_one_objective("cmaes", context)
         self._context = context
         self._cube = UnitCube("cmaes", context.distributions)
 
@@ -62,10 +73,11 @@ class ReplayedCmaEs(BaseSampler):
         names = set(self._context.distributions)
         trials = [trial for trial in proposed_trials(study, before) if names <= set(trial.params)]
         first = trials[0].number if trials else before
-        strategy = self._start(self._mean(enqueued_trials(study, first), sign))
+        strategy = self._start(self._mean(_ranked(enqueued_trials(study, first), sign)))
         size = strategy.population_size
         for start in range(0, len(trials) - size + 1, size):
-            strategy.tell(self._told(trials[start : start + size], sign))
+            ranked = _ranked(trials[start : start + size], sign)
+            strategy.tell([(self._cube.coordinates(trial.params), rank) for rank, trial in enumerate(ranked)])
         return strategy
 
     def _start(self, mean: NDArray[np.float64]) -> CMA | SepCMA:
@@ -74,24 +86,21 @@ class ReplayedCmaEs(BaseSampler):
         form = SepCMA if dimensions >= SEPARABLE_FROM else CMA
         return form(mean=mean, sigma=INITIAL_SIGMA, bounds=bounds)
 
-    def _mean(self, warm: list[FrozenTrial], sign: float) -> NDArray[np.float64]:
-        scored = [trial for trial in warm if trial.value is not None]
-        if not scored:
+    def _mean(self, ranked: list[FrozenTrial]) -> NDArray[np.float64]:
+        if not ranked or ranked[0].value is None:
             return np.full(len(self._cube), 0.5)
-        return self._cube.coordinates(min(scored, key=lambda trial: (sign * _value(trial), trial.number)).params)
-
-    def _told(self, generation: list[FrozenTrial], sign: float) -> list[tuple[NDArray[np.float64], float]]:
-        values = [sign * _value(trial) for trial in generation if trial.value is not None]
-        worst = max(values, default=0.0)
-        return [
-            (self._cube.coordinates(trial.params), worst if trial.value is None else sign * trial.value)
-            for trial in generation
-        ]
+        return self._cube.coordinates(ranked[0].params)
 
 
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None
-    return trial.value
+def _ranked(trials: list[FrozenTrial], sign: float) -> list[FrozenTrial]:
+    """The best first; failed trials last."""
+
+    def rank(trial: FrozenTrial) -> tuple[bool, float, float, int]:
+        if trial.value is None:
+            return True, 0.0, 0.0, trial.number
+        return False, total_violation(trial.constraints), sign * trial.value, trial.number
+
+    return sorted(trials, key=rank)
 
 
 @sampler("cmaes")

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
 from evomerge.errors import InputError, InterruptedRunError
-from evomerge.search.sampling import SAMPLERS, choose_sampler
+from evomerge.search.sampling import SAMPLERS, SamplerContext, TrialSeededSampler, choose_sampler, distributions
+from evomerge.search.storage import open_storage, sqlite_url
 from tests.search.toy import ToyRun, toy_config, toy_space
 
+DEEP = {"layers": "per_layer", "modules": ["attention", "mlp", "other"], "density": [0.1, 1]}
 TRIALS = 26  # past the warm starts and past the start-up trials of every sampler
 
 
@@ -124,7 +130,121 @@ class TestEverySampler:
             assert [state for _, _, _, state in run.history()] == ["COMPLETE"] * 14
 
 
-@pytest.mark.parametrize("name", ["cmaes", "gp", "tpe"])
+def takes_several_objectives(name: str) -> bool:
+    try:
+        SAMPLERS.get(name)(SamplerContext(0, 0, {"x": FloatDistribution(0.0, 1.0)}, objectives=2))
+    except InputError:
+        return False
+    return True
+
+
+class Curve:
+    """Studies whose trials are scored by a formula: best at 0.9 in the first objective, at 0.3 in the second.
+
+    Args:
+        folder: of the database.
+        sampler: its name.
+        objectives: 1 or 2.
+        ceiling: on the mean of the coordinates; None: there is no constraint.
+    """
+
+    def __init__(self, folder: Path, sampler: str, objectives: int, ceiling: float | None) -> None:
+        self._space = toy_space(toy_config())
+        self._objectives = objectives
+        self._ceiling = ceiling
+        storage = open_storage(sqlite_url(folder / "study.db"))
+        self.study = optuna.create_study(
+            storage=storage,
+            study_name="curve",
+            directions=["maximize"] * objectives,
+            sampler=TrialSeededSampler(SAMPLERS.get(sampler), self._space, run_seed=5),
+            load_if_exists=True,
+        )
+
+    def run(self, trials: int) -> None:
+        """Every seventh trial fails."""
+        if not self.study.get_trials():
+            for value in (0.2, 0.6, 1.0):
+                self.study.enqueue_trial(dict.fromkeys(distributions(self._space), value))
+        while len(self.study.get_trials()) < trials:
+            trial = self.study.ask()
+            point = [trial.suggest_float(d.name, d.low, d.high) for d in self._space.dimensions("task_arithmetic")]
+            if trial.number % 7 == 6:
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            if self._ceiling is not None:
+                trial.set_constraint("mean", float(np.mean(point)) - self._ceiling)
+            both = [-float(np.mean((np.array(point) - at) ** 2)) for at in (0.9, 0.3)]
+            self.study.tell(trial, both[: self._objectives])
+
+    def history(self) -> list[tuple[dict[str, Any], Any]]:
+        return [(trial.params, trial.values) for trial in self.study.get_trials()]
+
+
+CASES = [
+    (name, objectives, ceiling)
+    for name in SAMPLERS.names()
+    for objectives, ceiling in ((1, 0.5), (2, None), (2, 0.5))
+    if objectives == 1 or takes_several_objectives(name)
+]
+
+
+@pytest.mark.parametrize(("name", "objectives", "ceiling"), CASES)
+def test_with_several_objectives_or_constraints_a_resumed_study_proposes_the_same(
+    name: str, objectives: int, ceiling: float | None, tmp_path: Path
+) -> None:
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole = Curve(tmp_path / "whole", name, objectives, ceiling)
+    whole.run(TRIALS)
+    for trials in (5, 18, 21, TRIALS):
+        Curve(tmp_path / "parts", name, objectives, ceiling).run(trials)
+    parts = Curve(tmp_path / "parts", name, objectives, ceiling)
+    assert parts.history() == whole.history()
+    points = [tuple(params.values()) for params, _ in whole.history()]
+    assert len(set(points)) == TRIALS
+    assert all(0.0 <= value <= 1.2 for point in points for value in point)
+
+
+@pytest.mark.parametrize("name", ["cmaes", "gp", "nsga2", "tpe"])
+def test_samplers_that_learn_keep_a_constraint_more_and_more_often(name: str, tmp_path: Path) -> None:
+    curve = Curve(tmp_path, name, 1, ceiling=0.5)  # without it they would go to 0.9
+    curve.run(55)
+    late = [trial for trial in curve.study.get_trials()[35:] if trial.state == TrialState.COMPLETE]
+    kept = [trial for trial in late if trial.constraints["mean"] <= 0]
+    assert len(kept) >= 0.3 * len(late)
+    assert max(trial.value or -9.0 for trial in kept) > -0.25  # at 0.5 everywhere it is -0.16, at random -0.3
+
+
+@pytest.mark.parametrize("name", ["gp", "nsga2", "tpe"])
+def test_samplers_of_several_objectives_find_a_better_front_than_random(name: str, tmp_path: Path) -> None:
+    volumes = {}
+    for each in (name, "random"):
+        (tmp_path / each).mkdir()
+        curve = Curve(tmp_path / each, each, 2, None)
+        curve.run(45)
+        values = [trial.values for trial in curve.study.get_trials() if trial.values]
+        volumes[each] = hypervolume(values[25:])
+    assert volumes[name] > volumes["random"]
+
+
+def hypervolume(values: list[list[float]], lowest: float = -0.6) -> float:
+    """The area above `lowest` in both objectives that the points dominate."""
+    area, reached = 0.0, lowest
+    for first, second in sorted(values, reverse=True):
+        if second > reached and first > lowest:
+            area += (first - lowest) * (second - reached)
+            reached = second
+    return area
+
+
+def test_cmaes_refuses_several_objectives(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"one of gp, nsga2, tpe .* its 2 values, but got 'cmaes'"):
+        Curve(tmp_path, "cmaes", 2, None).run(4)
+    assert [name for name in SAMPLERS.names() if not takes_several_objectives(name)] == ["cmaes"]
+
+
+@pytest.mark.parametrize("name", ["cmaes", "gp", "nsga2", "tpe"])
 def test_samplers_that_learn_end_up_proposing_better_than_random(name: str, tmp_path: Path) -> None:
     means = {}
     for each in (name, "random"):
@@ -136,8 +256,9 @@ def test_samplers_that_learn_end_up_proposing_better_than_random(name: str, tmp_
     assert means[name] > means["random"] + 0.01
 
 
-def test_the_database_holds_no_pickle(tmp_path: Path) -> None:
-    run = ToyRun(tmp_path, config("cmaes"))
+@pytest.mark.parametrize("name", ["cmaes", "nsga2"])
+def test_the_database_holds_no_state_of_a_sampler(name: str, tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, config(name))
     run.run(TRIALS)
     of_study = run.storage.get_study_system_attrs(run.study._study_id)
     stored = [*of_study, *(key for t in run.study.get_trials() for key in t.system_attrs)]
@@ -162,19 +283,23 @@ def test_an_interruption_leaves_the_trial_to_go_on_with(uninterrupted: Any, tmp_
 
 
 @pytest.mark.parametrize(
-    ("space", "trials", "methods", "chosen"),
+    ("space", "trials", "methods", "objectives", "chosen"),
     [
-        ({"layers": "uniform"}, 60, ["ties"], "gp"),
-        ({"layers": "uniform"}, 1000, ["ties"], "cmaes"),
-        ({"layers": "per_layer", "modules": ["attention", "mlp", "other"], "density": [0.1, 1]}, 60, ["ties"], "cmaes"),
-        ({"layers": "uniform"}, 60, ["ties", "linear"], "tpe"),
+        ({"layers": "uniform"}, 60, ["ties"], 1, "gp"),
+        ({"layers": "uniform"}, 1000, ["ties"], 1, "cmaes"),
+        (DEEP, 60, ["ties"], 1, "cmaes"),
+        ({"layers": "uniform"}, 60, ["ties", "linear"], 1, "tpe"),
+        ({"layers": "uniform"}, 60, ["ties"], 2, "gp"),
+        ({"layers": "uniform"}, 200, ["ties"], 2, "nsga2"),
+        (DEEP, 60, ["ties"], 3, "nsga2"),
+        ({"layers": "uniform"}, 60, ["ties", "linear"], 2, "tpe"),
     ],
 )
-def test_auto_chooses_by_dimensions_trials_and_choices(
-    space: dict[str, Any], trials: int, methods: list[str], chosen: str
+def test_auto_chooses_by_dimensions_trials_choices_and_objectives(
+    space: dict[str, Any], trials: int, methods: list[str], objectives: int, chosen: str
 ) -> None:
     made = toy_space(toy_config(space=space, merge={"method": methods}))
-    name, why = choose_sampler("auto", made, trials)
+    name, why = choose_sampler("auto", made, trials, objectives)
     assert name == chosen
     assert why
 
@@ -192,7 +317,7 @@ def test_a_choice_of_methods_is_searched_by_tpe(tmp_path: Path) -> None:
         assert any(name.startswith("density") for name in params) == (params["method"] == "ties")
 
 
-@pytest.mark.parametrize("name", ["cmaes", "qmc"])
+@pytest.mark.parametrize("name", ["cmaes", "nsga2", "qmc"])
 def test_samplers_of_numbers_refuse_choices(name: str, tmp_path: Path) -> None:
     run = ToyRun(
         tmp_path, toy_config(merge={"method": ["task_arithmetic", "ties"]}, search={"sampler": name, "warm_start": []})
