@@ -93,8 +93,13 @@ def evaluator(name: str) -> Callable[[E], E]:
 
 
 def make_evaluator(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase) -> Evaluator:
-    """The evaluator that `config` names, prepared. Raises InputError for anything the user can get wrong."""
-    return EVALUATORS.get(config.evaluator)(config, tokenizer)
+    """What scores all tasks and constraints of `config`, prepared; several evaluators are put together as one.
+
+    Raises InputError for anything the user can get wrong.
+    """
+    from evomerge.evaluators.combined import combined  # it needs this module's registry
+
+    return combined(config, tokenizer)
 
 
 def score_split(evaluator: Evaluator, model: PreTrainedModel, split: Split) -> Scores:
