@@ -157,7 +157,6 @@ class Bounds:
         config: EvaluateConfig,
         tasks: Sequence[TaskMetric],
         score_of: Callable[[str], Scores],
-        groups: Mapping[str, Sequence[str]] | None = None,
     ) -> Bounds:
         """The configuration's constraints as numbers.
 
@@ -166,7 +165,6 @@ class Bounds:
             tasks: what the evaluator measures.
             score_of: the scores of "base" or of the expert of that name, on the documents in question; asked once for
                 each model that a constraint names.
-            groups: the tasks that a group or tag of the configuration stands for, by its name; each gets a bound.
 
         Raises:
             InputError: a constraint is on something that is not measured or is given twice, or its reference has no
@@ -178,11 +176,10 @@ class Bounds:
             reference = constraint.at_least if isinstance(constraint.at_least, str) else None
             if reference is not None and reference not in known:
                 known[reference] = score_of(reference)
-            for task in _bounded(constraint, tasks, groups or {}):
-                bound = _bound(constraint, task, known.get(reference or ""))
-                if bound.name in found:
-                    raise InputError(f"constraints must differ from each other, but {bound.name!r} is there twice")
-                found[bound.name] = bound
+            bound = _bound(constraint, _bounded(constraint, tasks), known.get(reference or ""))
+            if bound.name in found:
+                raise InputError(f"constraints must differ from each other, but {bound.name!r} is there twice")
+            found[bound.name] = bound
         return cls(tuple(found.values()))
 
     def __iter__(self) -> Iterator[Bound]:
@@ -250,22 +247,17 @@ def _bound(constraint: Constraint, task: TaskMetric, against: Scores | None) -> 
     return Bound(name, task, floor, ceiling, reference, constraint.margin, against)
 
 
-def _bounded(
-    constraint: Constraint, tasks: Sequence[TaskMetric], groups: Mapping[str, Sequence[str]]
-) -> list[TaskMetric]:
-    """What is measured of each task that the constraint is on."""
-    found = []
-    for name in groups.get(constraint.task, [constraint.task]):
-        of_task = [task for task in tasks if task.task == name]
-        if not of_task:
-            raise unknown_name("the task of a constraint", name, {task.task for task in tasks})
-        fitting = [task for task in of_task if _fits(constraint, task)]
-        if len(fitting) != 1:
-            measured = ", ".join(task.label for task in of_task)
-            wanted = constraint.metric if constraint.metric is not None else "none"
-            raise InputError(f"metric of the constraint on {name!r} must be one of {measured}, but got {wanted}")
-        found += fitting
-    return found
+def _bounded(constraint: Constraint, tasks: Sequence[TaskMetric]) -> TaskMetric:
+    """What is measured of the task that the constraint is on."""
+    of_task = [task for task in tasks if task.task == constraint.task]
+    if not of_task:
+        raise unknown_name("the task of a constraint", constraint.task, {task.task for task in tasks})
+    fitting = [task for task in of_task if _fits(constraint, task)]
+    if len(fitting) != 1:
+        measured = ", ".join(task.label for task in of_task)
+        wanted = constraint.metric if constraint.metric is not None else "none"
+        raise InputError(f"metric of the constraint on {constraint.task!r} must be one of {measured}, but got {wanted}")
+    return fitting[0]
 
 
 def _fits(constraint: Constraint, task: TaskMetric) -> bool:

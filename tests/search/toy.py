@@ -153,7 +153,7 @@ class ToyRun:
         try:
             self.study = open_study(self.storage, "toy")
         except Exception:
-            self.study = create_study(self.storage, self.config)
+            self.study = create_study(self.storage, self.config, self.evaluator.tasks)
         self.listener = Listener()
         self.stop = StopRequest()
         self.ledger = Ledger(self.storage.engine, "toy")
