@@ -16,6 +16,7 @@ from evomerge.evaluators.config import Racing
 from evomerge.evaluators.objective import Objective
 from evomerge.search.spending import nominal_levels
 
+_MEMBERS = 8  # more fully scored candidates than that predict a document hardly better
 _GROUPS = 24  # of documents left out in turn, where a task's number is a function of all its documents
 
 
@@ -91,23 +92,24 @@ class Race:
         self._shares = tuple(float(share) for share in np.cumsum(sizes) / sum(sizes))
         self._levels = nominal_levels(racing.error, self._shares)
         self._front_levels: dict[int, tuple[float, ...]] = {1: self._levels}
+        self._held: list[tuple[tuple[Scores, ...], list[Reference]]] = []
 
-    def verdict(self, candidate: Scores, incumbent: Scores, look: int) -> Verdict:
+    def verdict(self, candidate: Scores, incumbent: Scores, look: int, peers: Sequence[Scores] = ()) -> Verdict:
         """Whether `candidate` is to be stopped, for the kinds mean and worst.
 
         Args:
             candidate: its scores on the documents of all rungs up to `look`.
-            incumbent: the scores of the best candidate so far on all documents of the plan.
+            incumbent: the scores of the best candidate so far on all documents of the plan, and on no others.
             look: the rung that was scored last, from 0.
+            peers: other candidates with all documents of the plan, the best first: the more there are, up to 7, the
+                fewer documents a verdict takes.
 
         Raises:
             ValueError: the incumbent lacks a document that the candidate has.
         """
-        parts = [difference(task, candidate, incumbent) for task in self._tasks]
-        if self._kind == "worst":
-            gap, p = self._worst(parts, incumbent)
-        else:
-            gap, p = self._mean(parts)
+        (references,) = self._references_to([(incumbent, *peers[: _MEMBERS - 1])])
+        parts = [difference(reference, candidate) for reference in references]
+        gap, p = self._worst(parts, references) if self._kind == "worst" else self._mean(parts)
         return self._judged(gap, p, self._levels[look], look)
 
     def dominated(self, candidate: Scores, front: Sequence[Scores], look: int) -> Verdict:
@@ -125,12 +127,12 @@ class Race:
         Returns:
             The verdict on the member that is nearest to stopping it; `difference` is the smallest lag over the tasks.
         """
-        members = [[difference(task, candidate, member) for task in self._tasks] for member in front]
+        references = self._references_to([(member,) for member in front])
+        members = [[difference(each, candidate) for each in of_member] for of_member in references]
         ps = [max(_p(part, self._racing.margin) for part in parts) for parts in members]
         nearest = int(np.argmin(ps))
         gap = max(part.mean for part in members[nearest])
-        level = self._levels_among(len(front))[look]
-        return self._judged(gap, ps[nearest], level, look)
+        return self._judged(gap, ps[nearest], self._levels_among(len(front))[look], look)
 
     def _judged(self, gap: float, p: float, level: float, look: int) -> Verdict:
         return Verdict(p < level, gap, p, level, look)
@@ -143,19 +145,27 @@ class Race:
         whole = _stratified(parts, shares, names)
         return whole.mean, _p(whole, self._racing.margin)
 
-    def _worst(self, parts: Sequence[Difference], incumbent: Scores) -> tuple[float, float]:
+    def _worst(self, parts: Sequence[Difference], references: Sequence[Reference]) -> tuple[float, float]:
         """The difference of the worst tasks and its p-value.
 
         The candidate is better by more than the margin only if each of its tasks is better than the incumbent's worst
         by more than that, and the incumbent's numbers are known. So each task is tested against its own margin, and
         one rejection suffices, at a level shared among the tasks.
         """
-        known = [task.sign * incumbent.task(task).mean for task in self._tasks]
+        known = [reference.number for reference in references]
         worst = min(known)
-        margins = [self._racing.margin + worst - number for number in known]
-        p = min(_p(part, margin) for part, margin in zip(parts, margins, strict=True))
+        p = min(_p(part, self._racing.margin + worst - number) for part, number in zip(parts, known, strict=True))
         gap = min(number + part.mean for number, part in zip(known, parts, strict=True)) - worst
         return gap, min(1.0, p * len(parts))
+
+    def _references_to(self, groups: Sequence[tuple[Scores, ...]]) -> list[list[Reference]]:
+        """For each group of members the references of the tasks; those of the last call again where they are the same."""
+        held = {tuple(map(id, members)): (members, references) for members, references in self._held}
+        self._held = [
+            held.get(tuple(map(id, members))) or (members, [Reference(task, members) for task in self._tasks])
+            for members in groups
+        ]
+        return [references for _, references in self._held]
 
     def _levels_among(self, members: int) -> tuple[float, ...]:
         if members not in self._front_levels:
@@ -163,35 +173,81 @@ class Race:
         return self._front_levels[members]
 
 
-def difference(task: TaskMetric, candidate: Scores, incumbent: Scores) -> Difference:
-    """How much higher the candidate's signed number is, from the documents that it has of those that the incumbent has.
+class Reference:
+    """What candidates are compared with on one task: an incumbent, and what to expect of each document.
+
+    A candidate's number on all documents is estimated from its gains over the mean of several fully scored candidates,
+    whose own number is known (the difference estimator: Cochran, Sampling Techniques, 1977, section 7.2 with a slope of
+    1). Several predict a document better than the incumbent alone, and chance in the incumbent's own answers drops out.
+
+    Args:
+        task: the task.
+        members: their scores on all documents, the incumbent first; at most 8 are used.
+    """
+
+    def __init__(self, task: TaskMetric, members: Sequence[Scores]) -> None:
+        members = members[:_MEMBERS]
+        keys = members[0].keys(task)
+        members = [each for each in members if each.keys(task) == keys]
+        values = np.array([each.values(task) for each in members], dtype=np.float64)
+        items = [each.items(task) for each in members]
+        there = np.flatnonzero(~np.isnan(values).any(axis=0))
+        self.task = task
+        self.keys = np.array(keys, dtype=np.str_)[there]
+        self.values: NDArray[np.float64] = values[:, there]
+        self.items = [[of_member[int(place)] for place in there] for of_member in items]
+        numbers = [task.aggregation.of(row, item) for row, item in zip(self.values, self.items, strict=True)]
+        self.number = task.sign * numbers[0]
+        self.lead = task.sign * float(np.mean(numbers)) - self.number
+        self._all_keys = np.array(keys, dtype=np.str_)
+
+    def places(self, keys: Sequence[str]) -> NDArray[np.intp]:
+        """Where these documents are among those of the members, -1 for one on which a member has no value.
+
+        Raises:
+            ValueError: the members lack one of the documents.
+        """
+        wanted = np.array(keys, dtype=np.str_)
+        if not np.isin(wanted, self._all_keys).all():
+            raise ValueError(
+                f"the incumbent must be scored on all documents of {self.task.task!r} that the candidate has"
+            )
+        if not len(self.keys):
+            return np.full(len(wanted), -1, dtype=np.intp)
+        places = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[places] == wanted, places, -1)
+
+
+def difference(reference: Reference, candidate: Scores) -> Difference:
+    """How much higher the candidate's signed number is than the incumbent's, from the documents that it has.
 
     A number other than a mean enters by its jackknife pseudo-values n A - (n - 1) A(without i), which have the
     delta method's variance (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 11.5). A document on
-    which either has no value does not count.
+    which anybody has no value does not count.
 
     Raises:
         ValueError: the incumbent lacks a document that the candidate has.
     """
-    keys, of_incumbent = np.array(candidate.keys(task)), np.array(incumbent.keys(task))
-    places = np.searchsorted(of_incumbent, keys) if len(of_incumbent) else np.zeros(len(keys), dtype=int)
-    if len(keys) and (places.max(initial=0) >= len(of_incumbent) or (of_incumbent[places] != keys).any()):
-        raise ValueError(f"the incumbent must be scored on all documents of {task.task!r} that the candidate has")
-    whole, mine = incumbent.values(task), candidate.values(task)
-    there = ~np.isnan(mine) & ~np.isnan(whole[places])
-    places, mine = places[there], mine[there]
-    total = int((~np.isnan(whole)).sum()) - int((~there).sum())
-    if len(mine) < 2:
+    task = reference.task
+    places, mine = reference.places(candidate.keys(task)), candidate.values(task)
+    there = np.flatnonzero((places >= 0) & ~np.isnan(mine))
+    total = len(reference.keys) - int(((places >= 0) & np.isnan(mine)).sum())
+    if len(there) < 2:
         return Difference(math.nan, math.inf, 0.0, 0.0)
+    places, mine = places[there], mine[there]
+    theirs = reference.values[:, places]
     if task.aggregation.is_mean:
-        gains = task.sign * (mine - whole[places])
-        return _of_sample(gains, total - len(gains), _reach(np.concatenate([whole[~np.isnan(whole)], mine])))
-    items, others = candidate.items(task), incumbent.items(task)
-    kept = [items[int(place)] for place in np.flatnonzero(there)]
-    paired = [others[int(place)] for place in places]
-    own, other = pseudo_values(task, mine, kept), pseudo_values(task, whole[places], paired)
-    unseen = (total - len(mine)) * len(own) / len(mine)
-    return _of_sample(task.sign * (own - other), unseen, float(np.ptp(np.concatenate([own, other]))))
+        reach = _reach(np.concatenate([reference.values[0], mine]))
+    else:
+        items = candidate.items(task)
+        mine = pseudo_values(task, mine, [items[int(place)] for place in there])
+        of_members = zip(theirs, reference.items, strict=True)
+        theirs = np.array([pseudo_values(task, row, [item[int(p)] for p in places]) for row, item in of_members])
+        reach = float(np.ptp(np.concatenate([mine, theirs[0]])))
+    gains = task.sign * (mine - theirs.mean(axis=0))
+    unseen = (total - len(there)) * len(gains) / len(there)
+    gain = _of_sample(gains, unseen, reach)
+    return gain._replace(mean=gain.mean + reference.lead)
 
 
 def pseudo_values(task: TaskMetric, values: NDArray[np.float64], items: Sequence[str | None]) -> NDArray[np.float64]:
