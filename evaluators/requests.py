@@ -40,12 +40,14 @@ class PreparedTask:
         task: as lm-eval loaded it.
         documents: those that fall into a split, in the common shuffled order.
         requests: for each document's key its requests, in lm-eval's order.
+        declared: the metrics that the task lists; what its functions return is added to lm-eval's list as they run.
     """
 
     name: str
     task: Task
     documents: tuple[Document, ...]
     requests: dict[str, list[Instance]]
+    declared: frozenset[str]
 
     def instances(self, documents: Iterable[Document]) -> list[Instance]:
         """The requests of `documents`, in order, with the responses of earlier candidates removed."""
@@ -69,7 +71,7 @@ class PreparedTask:
             except Exception as error:
                 raise CandidateError(f"task {self.name!r} failed on a response: {one_line(error)}") from error
         return [
-            document_score(metric, document.key, results[metric.filter][place], self.task.aggregation())
+            document_score(metric, document.key, results[metric.filter][place], self.declared)
             for place, document in enumerate(documents)
             for metric in metrics
         ]
@@ -131,7 +133,8 @@ def prepare(name: str, task: Task, config: EvaluateConfig, chat_template: ChatTe
         if not of_document:
             raise InputError(f"documents of task {name!r} must have choices, but number {index} has none")
         of_document.sort(key=lambda instance: instance.idx)
-    return PreparedTask(name, task, documents, {document.key: requests[document.index] for document in documents})
+    by_key = {document.key: requests[document.index] for document in documents}
+    return PreparedTask(name, task, documents, by_key, frozenset(task.aggregation()))
 
 
 def scored_documents(name: str, task: Task) -> Sequence[Any]:

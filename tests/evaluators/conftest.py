@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,27 @@ def shuffled(docs):
 def text(doc, results):
     """Numbers that tell generated texts apart, however wrong they are."""
     return {"length": len(results[0]), "checksum": sum(map(ord, results[0])), "right": results[0] == doc["answer"]}
+
+
+def lengths(doc, results):
+    """A median's numbers, a pair for a function of all documents, and for every other document a number more."""
+    odd = {"sometimes": 1.0} if len(doc["question"]) % 2 else {}
+    return {"middle": len(results[0]), "parts": (len(results[0]), [doc["gold"], None]), **odd}
+
+
+def spread(items):
+    """Needs two documents at least, and tells tuples from lists."""
+    first, second, *_ = items
+    return sum(length * (gold + 1) for length, (gold, _) in items) / (len({type(item) for item in items}) * 7)
+
+
+def thing(doc, results):
+    return {"thing": {1, 2}}
+
+
+def several(predictions, references):
+    """A metric whose results have names of their own, as pass@k has."""
+    return {"got@1": float(len(predictions[0])), "got@2": 2.0}
 
 
 def tries(doc, results):
@@ -132,7 +154,88 @@ TASKS = {
     + "metric_list:\n  - {metric: length, aggregation: mean}\n",
 }
 
-GROUP = "group: both\ntask: [choice, generate]\naggregate_metric_list: [{metric: acc}]\n"
+TASKS |= {
+    "binary": "include: base/questions.yaml\noutput_type: multiple_choice\n"
+    + 'doc_to_choice: "{{choices[:2]}}"\ndoc_to_target: "{{gold % 2}}"\nmetric_list:\n'
+    + "".join(f"  - {{metric: {name}}}\n" for name in ("f1", "mcc", "brier_score", "acc")),
+    "translate": f"include: base/questions.yaml\n{GENERATE}metric_list:\n"
+    + "".join(f"  - {{metric: {name}}}\n" for name in ("bleu", "chrf", "ter")),
+    "lengths": f"include: base/questions.yaml\n{GENERATE}process_results: !function functions.lengths\nmetric_list:\n"
+    + "  - {metric: middle, aggregation: median, higher_is_better: true}\n"
+    + "  - {metric: parts, aggregation: !function functions.spread, higher_is_better: false}\n"
+    + "  - {metric: sometimes, aggregation: mean, higher_is_better: true}\n",
+    "thing": f"include: base/questions.yaml\n{GENERATE}process_results: !function functions.thing\n"
+    + "metric_list: [{metric: thing, aggregation: median, higher_is_better: true}]\n",
+    "several": f"include: base/questions.yaml\n{GENERATE}metric_list:\n"
+    + "  - {metric: !function functions.several, aggregation: mean, higher_is_better: false}\n",
+    "some": f"include: base/questions.yaml\n{CHOICE}"
+    + "dataset_kwargs: {data_files: {train: data/train.jsonl, test: data/some.jsonl}}\n",
+    "unchosen": f"include: base/questions.yaml\n{CHOICE}"
+    + "doc_to_choice: \"{{choices if not question.startswith('3 ') else []}}\"\n",
+    "untested": f"include: base/questions.yaml\n{CHOICE}test_split: null\n",
+    "validated": f"include: base/questions.yaml\n{CHOICE}test_split: null\nvalidation_split: test\n",
+}
+
+GROUPS = {
+    "both": "task: [choice, generate]\naggregate_metric_list: [{metric: acc}]\n",
+    "sized": "task: [choice, some]\naggregate_metric_list: [{metric: acc}]\n",
+    "even": "task: [choice, some]\naggregate_metric_list: [{metric: acc, weight_by_size: false}]\n",
+}
+
+SCORING = '''
+import math
+
+import torch
+
+
+def likeliest(model, tokenizer, documents):
+    """Two numbers for each document."""
+    assert not model.training and not torch.is_grad_enabled()
+    rows = [torch.tensor([tokenizer(document["question"])["input_ids"]], device=model.device) for document in documents]
+    return [{"top": model(row).logits[0, -1].max(), "words": len(document["question"].split())}
+            for row, document in zip(rows, documents)]
+
+
+def weight(model, tokenizer):
+    """One number for the model as a whole."""
+    weight.calls += 1
+    print("a function that talks")
+    return model.lm_head.weight.double().sum()
+
+
+weight.calls = 0
+
+
+def table(model, tokenizer):
+    return {"first": 1, "second": 2.5}
+
+
+def crash(model, tokenizer):
+    raise ZeroDivisionError("no\\nanswer")
+
+
+def not_a_number(model, tokenizer):
+    return math.nan
+
+
+def text(model, tokenizer):
+    return "good"
+
+
+def listed(model, tokenizer):
+    return [1.0, 2.0]
+
+
+def short(model, tokenizer, documents):
+    return [1.0] * (len(documents) - 1)
+
+
+def alone(model, tokenizer, documents):
+    return 1.0
+
+
+number = 3
+'''
 
 
 def write_documents(path: Path, count: int, seed: int) -> None:
@@ -168,11 +271,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.mkdir(parents=True)
     write_documents(data / "train.jsonl", 20, seed=1)
     write_documents(data / "test.jsonl", DOCUMENTS, seed=2)
+    write_documents(data / "some.jsonl", 60, seed=3)
     (root / "base" / "questions.yaml").write_text(QUESTIONS)
     (root / "functions.py").write_text(FUNCTIONS)
     for name, text in TASKS.items():
         (root / f"{name}.yaml").write_text(f"task: {name}\n{text}")
-    (root / "group.yaml").write_text(GROUP)
+    for name, text in GROUPS.items():
+        (root / f"{name}.yaml").write_text(f"group: {name}\n{text}")
     return root
 
 
@@ -184,6 +289,17 @@ def config(folder: Path) -> Callable[..., EvaluateConfig]:
         return EvaluateConfig.model_validate({"include_path": folder, "tasks": list(tasks), **settings})
 
     return build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A module `tiny_scoring` of functions that score models."""
+    home = tmp_path_factory.mktemp("modules")
+    (home / "tiny_scoring.py").write_text(SCORING)
+    (home / "tiny_broken.py").write_text("import gone_for_good\n")
+    sys.path.insert(0, str(home))
+    yield
+    sys.path.remove(str(home))
 
 
 @pytest.fixture(scope="session")
