@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from evomerge.search.listener import Listener, TrialOutcome
 
@@ -55,15 +56,20 @@ class ProgressBar(Listener):
         self._progress.update(self._current, told=f"{best}{self._scored} documents")
 
     def trial(self, outcome: TrialOutcome) -> None:
-        """Remember the best; say why a trial failed."""
+        """Remember the best of those scored in full; say why a trial failed."""
         if outcome.objective is None:
             self.note(f"trial {outcome.number} failed: {outcome.reason}")
+        elif outcome.estimated:
+            return
         elif self._best is None or outcome.objective > self._best[0]:
             self._best = (outcome.objective, outcome.number)
 
 
-def comparison_table(result: dict[str, Any]) -> Table:
-    """The answer of a search as a table: the winner and what it is compared with, on the documents of `split`."""
+def comparison_table(result: dict[str, Any]) -> RenderableType:
+    """The answer of a search: the winner and what it is compared with, on the documents of `split`.
+
+    Below it the constraints and the front, where there are any.
+    """
     tasks = list(result["winner"]["tasks"])
     table = Table(
         title=f"{result['split']!r}: documents untouched by the search; gains with 95 % intervals",
@@ -80,7 +86,47 @@ def comparison_table(result: dict[str, Any]) -> Table:
     for name, row in sorted(result["baselines"].items(), key=lambda item: -float(item[1]["objective"])):
         low, high = row["difference_interval"]
         scores = [f"{row['tasks'][task]:.3f}" for task in tasks]
-        table.add_row(name, *scores, f"{row['objective']:.3f}", f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        gain = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        broken = "" if row.get("feasible", True) else " (breaks a constraint)"
+        table.add_row(f"{name}{broken}", *scores, f"{row['objective']:.3f}", gain)
+    parts: list[RenderableType] = [table]
+    if result.get("constraints"):
+        chosen = "keeps them all" if result["feasible"] else "breaks some, as all finalists do,"
+        parts += [
+            Text(f"constraints on {result['split']!r}; the winner {chosen} on the documents it was chosen by"),
+            constraints_table(result["constraints"]),
+        ]
+    if len(result.get("front", [])) > 1:
+        parts += [
+            Text("the front, on the documents it was chosen by, the winner first"),
+            front_table(result["front"]),
+        ]
+    return Group(*parts)
+
+
+def constraints_table(constraints: dict[str, dict[str, Any]]) -> Table:
+    """The constraints, and whether the winner keeps them."""
+    table = Table("constraint")
+    for name in ("bound", "winner", "verdict"):
+        table.add_column(name, justify="right")
+    for name, row in constraints.items():
+        table.add_row(name, f"{row['bound']:.3f}", f"{row['value']:.3f}", verdict(row))
+    return table
+
+
+def verdict(constraint: dict[str, Any]) -> str:
+    """Whether a constraint is kept, in words."""
+    return "kept" if constraint["kept"] else f"BROKEN by {constraint['violation']:.3f}"
+
+
+def front_table(members: list[dict[str, Any]]) -> Table:
+    """The candidates that no other one beats."""
+    tasks = list(members[0]["tasks"])
+    table = Table("trial")
+    for name in _short(tasks):
+        table.add_column(name, justify="right")
+    for member in members:
+        table.add_row(str(member["number"]), *(f"{member['tasks'][task]:.3f}" for task in tasks))
     return table
 
 
@@ -98,15 +144,29 @@ def status_table(told: dict[str, Any]) -> Table:
     table.add_row("run", told["name"])
     table.add_row("state", told["state"])
     ended = trials["complete"] + trials["failed"] + trials["pruned"]
-    table.add_row("trials", f"{ended} of {trials['total']} ended, {trials['failed']} failed, {trials['running']} open")
+    told_of = f"{trials['pruned']} stopped early, {trials['failed']} failed, {trials['running']} open"
+    table.add_row("trials", f"{ended} of {trials['total']} ended, {told_of}")
     if best is not None:
-        table.add_row("best", f"trial {best['number']}: {best['objective']:.4f} on {best['split']}")
+        estimated = " (estimated)" if best["estimated"] else ""
+        table.add_row("best", f"trial {best['number']}: {best['objective']:.4f} on {best['split']}{estimated}")
         for task, row in best["tasks"].items():
             values = ", ".join(f"{split} {row[split]:.3f}" for split in ("search", "select", "report") if split in row)
             table.add_row("", f"{task}: {values}")
+        for name, row in best["constraints"].items():
+            table.add_row("", f"{name}: {verdict(row)}")
+    for member in told.get("front", []):
+        values = ", ".join(f"{task} {value:.3f}" for task, value in member["tasks"].items())
+        table.add_row("front", f"trial {member['number']}: {values}")
     for name, value in told["baselines"].items():
         table.add_row("", f"{name}: {value:.4f}")
     table.add_row("documents", f"{told['documents']['scored']} scored of {told['documents']['full']}")
+    for name, row in told.get("proxy", {}).items():
+        leads = "leads the search" if row["leads"] else "does not lead"
+        correlation = f"rank correlation {row['correlation']:.2f} over {row['pairs']} candidates"
+        table.add_row("stand-in", f"{name}: {correlation}; {leads}")
+    if "subset" in told:
+        subset = told["subset"]
+        table.add_row("subset", f"{subset['documents']} of {subset['of']} documents, error {subset['error']:.3f}")
     table.add_row("seconds", ", ".join(f"{part} {value:.1f}" for part, value in told["seconds"].items()))
     return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from evomerge.engine.recipe import Recipe
 from evomerge.errors import EvomergeError, InputError
+from evomerge.evaluators.types import TaskMetric
 from evomerge.runs.events import EventFile
 from evomerge.runs.files import as_yaml, write_text
 from evomerge.search.config import SearchConfig, load_config
@@ -22,11 +23,14 @@ from evomerge.search.storage import open_storage, public_url, quiet_optuna, sqli
 from evomerge.search.study import (
     DIGEST,
     RESULT,
+    best_of,
     check_same_config,
     complete_trials,
     create_study,
+    full_trials,
     open_study,
     study_config,
+    study_tasks,
     trial_recipe,
 )
 
@@ -68,17 +72,20 @@ class Run:
 
     @property
     def best(self) -> FrozenTrial:
-        """The winner; before the search has ended, the trial with the best objective so far.
+        """The winner; before the search has ended, the best trial so far.
+
+        That is the one with the highest objective of those that keep the constraints, or the least beyond them where
+        none does. Trials that were scored in full come before estimated ones.
 
         Raises:
             EvomergeError: when no trial has a score yet.
         """
         if self.result is not None:
             return self.trial(self.result["winner"]["number"])
-        scored = complete_trials(self.study)
+        scored = full_trials(self.study) or complete_trials(self.study)
         if not scored:
             raise EvomergeError(f"the run {self.folder} has no trial with a score yet")
-        return max(scored, key=lambda trial: (float(trial.value or 0.0), -trial.number))
+        return best_of(scored, study_tasks(self.study))
 
     def trial(self, number: int) -> FrozenTrial:
         """The trial of that number. Raises InputError when there is none."""
@@ -153,8 +160,13 @@ class Run:
             return True
 
 
-def create_run(config: SearchConfig, folder: Path) -> Run:
+def create_run(config: SearchConfig, folder: Path, tasks: Sequence[TaskMetric] = ()) -> Run:
     """A new run in a new or empty folder.
+
+    Args:
+        config: of the search.
+        folder: absent or empty.
+        tasks: what is measured; not needed unless the objective is `pareto`.
 
     Raises:
         InputError: when the folder holds a run or anything else, or the database has a study of that name.
@@ -165,7 +177,7 @@ def create_run(config: SearchConfig, folder: Path) -> Run:
     if config.runtime.storage is None:
         folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(config.runtime.storage or sqlite_url(folder / DATABASE))
-    study = create_study(storage, kept)
+    study = create_study(storage, kept, tasks)
     write_text(folder / CONFIG_FILE, as_yaml(kept))
     return Run(folder, config, study, storage)
 

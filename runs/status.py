@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.runs.run import Run
-from evomerge.search.study import SECONDS, TASKS, complete_trials
+from evomerge.search.pareto import front
+from evomerge.search.study import (
+    CONSTRAINTS,
+    PROXY,
+    PRUNED,
+    SECONDS,
+    SUBSET,
+    TASKS,
+    complete_trials,
+    full_trials,
+    is_estimated,
+    study_tasks,
+    trial_objective,
+    trial_violation,
+)
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -15,30 +31,49 @@ def status(run: Run) -> dict[str, Any]:
 
     Returns:
         {name, state: running | stopped | finished, trials: {complete, pruned, failed, running, total}, best: {number,
-        objective, split, tasks: {task: {metric, search, select, report}}} or None, baselines: {name: objective},
-        documents: {scored, full}, seconds: {merge, score, sampler, total}}. Once the search has ended, the objectives
-        of best and baselines are those on the untouched documents, before that best's is on `search` (see `split`).
-        `full` is what scoring every document of every trial would have taken. `total` of trials is the number to reach.
+        objective, split, tasks: {task: {metric, search, select, report}}, feasible, constraints, estimated} or None,
+        baselines: {name: objective}, documents: {scored, full}, seconds: {merge, score, sampler, total}}, and where
+        there is one `front`, `proxy` and `subset`.
+
+        Once the search has ended, the objectives of best and baselines are those on the untouched documents, before
+        that best's is on `search` (see `split`), and so are its constraints: {name: {kept, violation}}, with {bound,
+        value, reference, margin} once the search has ended. `feasible` is whether it keeps them on the documents that
+        it was chosen by. `estimated` is true while there is no trial that was scored in full.
+        `pruned` counts trials that were stopped early, `total` is the number of trials to reach. `documents` are those
+        of `search`, scored by the metric; `full` is what scoring every document in every trial would have taken.
+        `front`, with the objective pareto: [{number, tasks: {task: value}}] of the trials that keep the constraints and
+        that no other one beats. `proxy`: {name: {correlation, pairs, leads}} of stand-ins for metrics. `subset`:
+        {documents, of, error} where candidates are scored on some documents for all.
     """
     trials = run.study.get_trials(deepcopy=False)
-    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    ended = counts[TrialState.COMPLETE] + counts[TrialState.PRUNED] + counts[TrialState.FAIL]
+    counts = _counts(trials)
+    ended = counts["complete"] + counts["pruned"] + counts["failed"]
     result = run.result
     finished = result is not None and ended >= run.config.search.trials
+    stand_ins = [run.config.evaluate.proxy] if run.config.evaluate.proxy is not None else []
     return {
         "name": run.study.study_name,
         "state": "running" if run.is_held else "finished" if finished else "stopped",
-        "trials": {
-            "complete": counts[TrialState.COMPLETE],
-            "pruned": counts[TrialState.PRUNED],
-            "failed": counts[TrialState.FAIL],
-            "running": counts[TrialState.RUNNING],
-            "total": max(run.config.search.trials, ended),
-        },
+        "trials": {**counts, "total": max(run.config.search.trials, ended)},
         "best": _best(run),
         "baselines": {name: row["objective"] for name, row in (result or {"baselines": {}})["baselines"].items()},
-        "documents": {"scored": run.ledger.count("search"), "full": ended * _documents_a_trial(run)},
+        "documents": {
+            "scored": run.ledger.count("search", stand_ins),
+            "full": ended * run.ledger.widest("search", stand_ins),
+        },
         "seconds": _seconds(trials),
+        **_where_there_is_one(run),
+    }
+
+
+def _counts(trials: list[FrozenTrial]) -> dict[str, int]:
+    states = Counter(trial.state for trial in trials)
+    stopped = sum(trial.state == TrialState.COMPLETE and bool(trial.user_attrs.get(PRUNED)) for trial in trials)
+    return {
+        "complete": states[TrialState.COMPLETE] - stopped,
+        "pruned": states[TrialState.PRUNED] + stopped,
+        "failed": states[TrialState.FAIL],
+        "running": states[TrialState.RUNNING],
     }
 
 
@@ -51,17 +86,49 @@ def _best(run: Run) -> dict[str, Any] | None:
             "objective": winner["objective"],
             "split": result["split"],
             "tasks": winner["tasks"],
+            "feasible": result.get("feasible", True),
+            "constraints": result.get("constraints", {}),
+            "estimated": False,
         }
     if not complete_trials(run.study):
         return None
     best = run.best
     tasks = {task: {"metric": told["metric"], "search": told["value"]} for task, told in best.user_attrs[TASKS].items()}
-    return {"number": best.number, "objective": best.value, "split": "search", "tasks": tasks}
+    violations = best.user_attrs.get(CONSTRAINTS, {})
+    return {
+        "number": best.number,
+        "objective": trial_objective(best, study_tasks(run.study)),
+        "split": "search",
+        "tasks": tasks,
+        "feasible": trial_violation(best) == 0,
+        "constraints": {
+            name: {"kept": violation <= 0, "violation": violation} for name, violation in violations.items()
+        },
+        "estimated": is_estimated(best),
+    }
 
 
-def _documents_a_trial(run: Run) -> int:
-    """How many documents of the split `search` a full scoring takes: the most that any trial has in the ledger."""
-    return run.ledger.widest("search")
+def _where_there_is_one(run: Run) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if run.config.evaluate.objective == "pareto":
+        told["front"] = run.result["front"] if run.result is not None else _front(run)
+    if PROXY in run.study.user_attrs:
+        told["proxy"] = run.study.user_attrs[PROXY]
+    if SUBSET in run.study.user_attrs:
+        subset = run.study.user_attrs[SUBSET]
+        told["subset"] = {"documents": len(subset["documents"]), "of": subset["of"], "error": subset["error"]}
+    return told
+
+
+def _front(run: Run) -> list[dict[str, Any]]:
+    trials = [trial for trial in full_trials(run.study) if trial_violation(trial) == 0]
+    if not trials:
+        return []
+    members = [trials[place] for place in front(np.array([trial.values for trial in trials]))]
+    return [
+        {"number": trial.number, "tasks": {task: told["value"] for task, told in trial.user_attrs[TASKS].items()}}
+        for trial in members
+    ]
 
 
 def _seconds(trials: list[FrozenTrial]) -> dict[str, float]:

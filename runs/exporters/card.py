@@ -12,6 +12,12 @@ from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.runs.exporting import Export, exporter
 from evomerge.runs.files import as_yaml
 
+_OBJECTIVES = {
+    "mean": "the weighted mean over tasks",
+    "worst": "the lowest of the tasks",
+    "pareto": "the weighted mean over tasks, which picked this model from the front of those that no other one beats",
+}
+
 
 @exporter("README.md")
 def card(export: Export) -> str:
@@ -49,7 +55,7 @@ def _results(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     lines = [
         "## Results\n",
         f"On the documents of the split `{result['split']}`, which neither the search nor the choice of the winner "
-        f"saw. The objective is the {evaluation.get('objective', 'mean')} over tasks; intervals are paired bootstrap, "
+        f"saw. The objective is {_OBJECTIVES[evaluation.get('objective', 'mean')]}; intervals are paired bootstrap, "
         "95 %.\n",
         f"| model | {' | '.join(tasks)} | objective | this model's gain |",
         f"|---|{'---|' * (len(tasks) + 2)}",
@@ -59,7 +65,24 @@ def _results(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
         low, high = row["difference_interval"]
         gain = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(_row(name, [row["tasks"][task] for task in tasks], row["objective"], gain))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_constraints(result)]) + "\n"
+
+
+def _constraints(result: Mapping[str, Any]) -> list[str]:
+    if not result.get("constraints"):
+        return []
+    chosen = "keeps them all" if result["feasible"] else "does not keep them all, and neither does any other finalist,"
+    lines = [
+        "\n## Constraints\n",
+        f"Measured on the same documents; this model {chosen} on the documents that it was chosen by. A bound set by "
+        "another model is that model's score there, the margin included.\n",
+        "| constraint | bound | this model | verdict |",
+        "|---|---|---|---|",
+    ]
+    for name, row in result["constraints"].items():
+        verdict = "kept" if row["kept"] else f"broken by {row['violation']:.3f}"
+        lines.append(f"| {name} | {row['bound']:.3f} | {row['value']:.3f} | {verdict} |")
+    return lines
 
 
 def _row(name: str, values: list[float], objective: float, gain: str) -> str:

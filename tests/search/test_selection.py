@@ -3,75 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from evomerge.engine.recipe import Group, Recipe
+from evomerge.engine.recipe import Recipe
 from evomerge.errors import InputError
-from evomerge.evaluators import Scores
-from evomerge.evaluators.objective import objective
-from evomerge.search.comparison import baselines, compare
-from evomerge.search.listener import Listener
+from evomerge.search.comparison import baselines
 from evomerge.search.references import resolve_bounds
-from evomerge.search.selection import choose, pooled_front
+from evomerge.search.selection import pooled_front
 from evomerge.search.storage import open_storage, sqlite_url
-from evomerge.search.study import CONSTRAINTS, DIGEST, ESTIMATED, ORIGIN, RECIPE, STDERR, create_study
+from evomerge.search.study import create_study
+from tests.search.finals import NO_WORSE_THAN_B, SIZES, Final
 from tests.search.toy import ToyRun, toy_config
-
-NO_WORSE_THAN_B = {"task": "right", "at_least": "b"}
-SIZES = {"search": 200, "select": 100, "report": 100}
-
-
-class Notes(Listener):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
-class Final:
-    """A toy study whose trials are put there one by one: the two weights decide the scores."""
-
-    def __init__(self, folder: Path, **evaluate: Any) -> None:
-        self.config = toy_config(evaluate=evaluate, search={"finalists": 3})
-        self.run = ToyRun(folder, self.config, sizes=SIZES)
-        self.notes = Notes()
-
-    def recipe(self, a: float, b: float) -> Recipe:
-        models = self.config.models
-        group = Group(parameters={"weight": {"a": a, "b": b}})
-        return Recipe(base=models.base, experts=models.experts, method="task_arithmetic", groups=(group,))
-
-    def add(
-        self, a: float, b: float, estimate: list[float] | None = None, stderr: float = 0.0, origin: str = ""
-    ) -> int:
-        """A trial scored in full, or with an estimate in place of its values."""
-        recipe = self.recipe(a, b)
-        trial = self.run.study.ask()
-        trial.set_user_attr(RECIPE, recipe.model_dump_json())
-        trial.set_user_attr(DIGEST, recipe.digest)
-        trial.set_user_attr(ORIGIN, origin)
-        scores = self.run.scorer.score(recipe, "search", trial.number)
-        trial.set_user_attr(CONSTRAINTS, resolve_bounds(self.run.problem, self.run.scorer, "search").violations(scores))
-        if estimate is not None:
-            trial.set_user_attr(ESTIMATED, True)
-            trial.set_user_attr(STDERR, stderr)
-        self.run.study.tell(trial, estimate or self.values(scores))
-        return trial.number
-
-    def values(self, scores: Scores) -> list[float]:
-        tasks, kind = self.run.evaluator.tasks, self.config.evaluate.objective
-        if kind == "pareto":
-            return [task.sign * scores.task(task).mean for task in tasks]
-        return [objective(scores, tasks, kind)]
-
-    def choose(self) -> Any:
-        return choose(self.run.problem, self.run.study, self.run.scorer, self.notes)
-
-    def compare(self) -> dict[str, Any]:
-        return compare(self.run.problem, self.run.study, self.run.scorer, self.choose(), self.notes)
 
 
 def test_the_best_are_scored_again_and_the_pooled_documents_decide(tmp_path: Path) -> None:
@@ -138,10 +81,10 @@ def test_if_none_keeps_them_the_least_beyond_wins_and_a_line_says_so(tmp_path: P
 
 def test_an_estimate_enters_the_final_only_where_it_is_better_by_its_error(tmp_path: Path) -> None:
     final = Final(tmp_path)
+    worthless = final.add(0.58, 0.58, estimate=[0.99], stderr=float("nan"))
     full = [final.add(weight, weight) for weight in (0.5, 0.45, 0.4)]
     sure = final.add(0.56, 0.56, estimate=[0.99], stderr=0.01)
     vague = final.add(0.57, 0.57, estimate=[0.99], stderr=0.5)
-    worthless = final.add(0.58, 0.58, estimate=[0.99], stderr=float("nan"))
     finalists = final.choose()
     assert {each.number for each in finalists} == {full[0], full[1], sure}
     assert vague not in {each.number for each in finalists}
