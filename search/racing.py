@@ -159,7 +159,7 @@ class Race:
         return gap, min(1.0, p * len(parts))
 
     def _references_to(self, groups: Sequence[tuple[Scores, ...]]) -> list[list[Reference]]:
-        """For each group of members the references of the tasks; those of the last call again where they are the same."""
+        """For each group of members the references of the tasks; those of the last call where they are the same."""
         held = {tuple(map(id, members)): (members, references) for members, references in self._held}
         self._held = [
             held.get(tuple(map(id, members))) or (members, [Reference(task, members) for task in self._tasks])
