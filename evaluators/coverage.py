@@ -54,11 +54,15 @@ def plain_settings(settings: Mapping[str, Any]) -> bool:
 def plain_model(model: PreTrainedModel) -> bool:
     """Whether the model generates as transformers' decoders do by default, from a cache of keys and values alone."""
     configuration = getattr(model, "generation_config", None)
-    if configuration is None or model.config.is_encoder_decoder or type(model).generate is not GenerationMixin.generate:
+    if configuration is None or model.config.is_encoder_decoder:
+        return False
+    if getattr(type(model), "generate", None) is not GenerationMixin.generate:
         return False
     if configuration.use_cache is False or not _neutral(configuration.to_dict()):
         return False
-    return not model._is_stateful and model._supports_default_dynamic_cache() and _layers(model) <= LAYERS
+    if model._is_stateful or not model._supports_default_dynamic_cache():  # type: ignore[operator]
+        return False
+    return _layers(model) <= LAYERS
 
 
 def slides(model: PreTrainedModel) -> bool:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from evomerge.evaluators.forward import Forward
     from evomerge.evaluators.prefix import Root
 
-CROWDED = {"cpu": 8, "cuda": 4}  # rows leave when one in so many has ended
+# Letting rows leave copies the keys and values of the others. It is done once ended rows have idled for as many steps
+# as it costs, counted in steps of one row: a batch's rows divided by this.
+LEAVING = {"cpu": 8, "cuda": 4}
 
 
 class Batch:
@@ -32,6 +34,9 @@ class Batch:
         prompts: token ids, none of them empty; with a root, each begins with the root's and has more.
         most: tokens that will be generated at most.
         root: None: prompts share no beginning.
+
+    Attributes:
+        places: of each row that is still there, its place among the prompts.
     """
 
     def __init__(self, forward: Forward, prompts: Sequence[Sequence[int]], most: int, root: Root | None = None) -> None:
@@ -48,6 +53,7 @@ class Batch:
         self._length = self._head + width
         config = forward.model.config.get_text_config(decoder=True)
         self._cache: Cache = root.rows(len(rests)) if root else DynamicCache(config=config)
+        self.places = list(range(len(rests)))
         self._tokens = torch.zeros(len(rests), most, dtype=torch.int64, device=device)
         self._made = 0
 
@@ -72,19 +78,19 @@ class Batch:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Let all other rows leave, and with them the padding that none of `rows` needs."""
-        places = torch.tensor(rows, device=self._next.device)
+        index = torch.tensor(rows, device=self._next.device)
         self._pads = [self._pads[row] for row in rows]
-        self._next, self._tokens, self._mask = (t[places] for t in (self._next, self._tokens, self._mask))
-        self._cache.batch_select_indices(places)
+        self.places = [self.places[row] for row in rows]
+        self._next, self._tokens, self._mask = (t[index] for t in (self._next, self._tokens, self._mask))
+        self._cache.batch_select_indices(index)
         if spare := self._spare():
             self._pads = [pad - spare for pad in self._pads]
             self._mask = _without(self._mask, self._head, spare, dim=1)
             self._length -= spare
             for layer in self._cache.layers:
-                if not isinstance(layer, DynamicLayer) or not layer.is_initialized:
-                    continue  # takes its keys from another layer
-                layer.keys = _without(layer.keys, self._head, spare, dim=2)
-                layer.values = _without(layer.values, self._head, spare, dim=2)
+                if isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None:
+                    layer.keys = _without(layer.keys, self._head, spare, dim=2)
+                    layer.values = _without(layer.values, self._head, spare, dim=2)
 
     def _spare(self) -> int:
         """Columns that are padding in all rows and in the cache still; a sliding window may have lost some."""
@@ -109,29 +115,31 @@ def decode(
     """
     batch = Batch(forward, prompts, most, root)
     kinds = stops.kinds(forward.device)
-    crowded = CROWDED.get(forward.device.type, CROWDED["cuda"])
+    per_leave = LEAVING.get(forward.device.type, LEAVING["cuda"])
     answers: list[list[int]] = [[] for _ in prompts]
-    names = list(range(len(prompts)))
     running = list(range(len(prompts)))
+    idle = 0
     for step in range(most):
+        idle += len(batch) - len(running)
+        if idle and idle * per_leave >= len(batch):
+            batch.keep(running)
+            running = list(range(len(running)))
+            idle = 0
         newest = batch.logits().argmax(-1).to(forward.device)
         batch.append(newest)
         found = kinds[newest]
-        if step + 1 < most and not found.any():
+        last = step + 1 == most
+        if not last and not found.any():
             continue
-        found_in = found.tolist()
-        if any(found_in[row] == STRANGE for row in running):
+        of_row = found.tolist()
+        if any(of_row[row] == STRANGE for row in running):
             return None
-        ended = [row for row in running if step + 1 == most or _ends(found_in[row], batch, row, stops)]
+        ended = {row for row in running if last or _ends(of_row[row], batch, row, stops)}
         for row in ended:
-            answers[names[row]] = batch.tokens(row)
+            answers[batch.places[row]] = batch.tokens(row)
         running = [row for row in running if row not in ended]
         if not running:
             break
-        if (len(batch) - len(running)) * crowded >= len(batch):
-            batch.keep(running)
-            names = [names[row] for row in running]
-            running = list(range(len(running)))
     return answers
 
 

@@ -87,7 +87,7 @@ def _reference(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> tuple[t
     width = max(map(len, rows))
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-    output = model.generate(
+    output = model.generate(  # type: ignore[operator]
         input_ids=ids,
         attention_mask=mask,
         max_length=width + STEPS,

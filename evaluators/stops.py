@@ -53,9 +53,9 @@ class Stops:
             tables[key] = self._table().to(device)
         return tables[key]
 
-    def stopped(self, tokens: Sequence[int]) -> bool:
+    def stopped(self, tokens: list[int]) -> bool:
         """Whether a stop string is in the text of `tokens`."""
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        text = _text(self._tokenizer, tokens)
         return any(stop in text for stop in self._until)
 
     def _table(self) -> torch.Tensor:
@@ -108,9 +108,15 @@ def _strange(tokenizer: PreTrainedTokenizerBase, until: Sequence[str], vocabular
         token
         for token in sorted(special)
         if token < vocabulary
-        and not tokenizer.decode([token], skip_special_tokens=True)
-        and any(_overlap(tokenizer.decode([token], skip_special_tokens=False), stop) for stop in until)
+        and not _text(tokenizer, [token])
+        and any(_overlap(_text(tokenizer, [token], skip=False), stop) for stop in until)
     ]
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, tokens: list[int], skip: bool = True) -> str:
+    text = tokenizer.decode(tokens, skip_special_tokens=skip)
+    assert isinstance(text, str)
+    return text
 
 
 def _overlap(one: str, other: str) -> bool:
