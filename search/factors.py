@@ -56,7 +56,7 @@ class FactorModel:
     def posterior(self, places: NDArray[np.intp], values: Floats) -> Posterior:
         """The factors of a candidate that has `values` on the documents `places`."""
         seen = self.loadings[:, places]
-        covariance: Floats = np.linalg.inv(np.eye(len(seen)) + seen @ seen.T / self.noise)
+        covariance = np.asarray(np.linalg.inv(np.eye(len(seen)) + seen @ seen.T / self.noise), dtype=np.float64)
         return Posterior(covariance @ (seen @ (values - self.mean[places])) / self.noise, covariance)
 
     def means(

@@ -221,8 +221,9 @@ class Reference:
 def difference(reference: Reference, candidate: Scores) -> Difference:
     """How much higher the candidate's signed number is than the incumbent's, from the documents that it has.
 
-    A number other than a mean enters by its jackknife pseudo-values n A - (n - 1) A(without i), which have the
-    delta method's variance (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 11.5). A document on
+    A number other than a mean enters by its jackknife pseudo-values A + (n - 1) (the mean of A without one - A without
+    i), whose mean is A and whose variance is the jackknife's (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, equation 11.5). A document on
     which anybody has no value does not count.
 
     Raises:
@@ -251,14 +252,16 @@ def difference(reference: Reference, candidate: Scores) -> Difference:
 
 
 def pseudo_values(task: TaskMetric, values: NDArray[np.float64], items: Sequence[str | None]) -> NDArray[np.float64]:
-    """The jackknife's pseudo-values of a task's number: one a document, or one for each of 24 groups of documents
-    where the number is a function of all of them and dear."""
+    """The jackknife's pseudo-values of a task's number, centred on it: one a document.
+
+    Where the number is a function of all documents, and dear, there is one for each of at most 24 groups of documents.
+    """
     count = len(values)
     groups = count if task.aggregation.corpus is None else min(count, _GROUPS)
     left_out = np.arange(count) * groups // count
     kept = (left_out[None, :] != np.arange(groups)[:, None]).astype(np.float64)
     numbers = task.aggregation.resampled(values, items, np.vstack([np.ones(count), kept]))
-    return np.asarray(groups * numbers[0] - (groups - 1) * numbers[1:])
+    return np.asarray(numbers[0] + (groups - 1) * (numbers[1:].mean() - numbers[1:]))
 
 
 def _reach(values: NDArray[np.float64]) -> float:

@@ -91,8 +91,8 @@ def informative_order(model: FactorModel, count: int) -> NDArray[np.intp]:
     """The places of `count` documents, each of which leaves the least posterior variance of the mean over all M.
 
     With loadings B [r, M], the factors' covariance P and the sum b of the loadings not chosen, choosing document i
-    turns P into P - P B_i B_i' P / (noise + B_i' P B_i) and b into b - B_i; the variance is b' P b / M^2 and the noise of
-    what is left, which is the same for all i.
+    turns P into P - P B_i B_i' P / (noise + B_i' P B_i) and b into b - B_i; the variance is b' P b / M^2 and the noise
+    of what is left, which is the same for all i.
     """
     loadings = model.loadings
     product = loadings.copy()  # P B
