@@ -111,7 +111,9 @@ def test_a_function_that_prints_leaves_standard_output_alone(capsys: pytest.Capt
 
 def test_scores_know_the_aggregation() -> None:
     metric = TaskMetric("text", "word_perplexity", aggregation=aggregation_of(get_aggregation("weighted_perplexity")))
-    rows = [DocumentScore("text", key, "word_perplexity", 9.0, item) for key, item in (("a", "[-2,1]"), ("b", "[-4,5]"))]
+    rows = [
+        DocumentScore("text", key, "word_perplexity", 9.0, item) for key, item in (("a", "[-2,1]"), ("b", "[-4,5]"))
+    ]
     found = Scores(tuple(rows)).task(metric)
     assert (found.mean, found.n) == (pytest.approx(math.e), 2)
     assert found.stderr == pytest.approx(math.sqrt(0.5 * 2 * ((math.exp(0.8) - math.exp(2)) / 2) ** 2))
