@@ -57,11 +57,12 @@ def first_stop(
     candidate: Mapping[TaskMetric, Sequence[float]],
     incumbent: Mapping[TaskMetric, Sequence[float]],
     items: Any = None,
+    peers: Sequence[Mapping[TaskMetric, Sequence[float]]] = (),
 ) -> int | None:
     """The look at which the candidate is stopped."""
     raced, seen = judge
-    whole = scores(incumbent, items=items)
-    verdicts = (raced.verdict(scores(candidate, end, items), whole, look) for look, end in enumerate(seen))
+    whole, others = scores(incumbent, items=items), [scores(each) for each in peers]
+    verdicts = (raced.verdict(scores(candidate, end, items), whole, look, others) for look, end in enumerate(seen))
     return next((verdict.look for verdict in verdicts if verdict.stop), None)
 
 
@@ -75,16 +76,45 @@ def equal_pair(generator: np.random.Generator, rate: float, changed: float, coun
     return one.astype(float), other.astype(float)
 
 
-@pytest.mark.parametrize(("rate", "changed"), [(0.5, 1.0), (0.9, 0.5), (0.05, 1.0)])
+@pytest.mark.parametrize(("rate", "changed", "peers"), [(0.5, 1.0, 0), (0.5, 1.0, 5), (0.9, 0.5, 0), (0.05, 1.0, 2)])
 @pytest.mark.parametrize("count", [24, 160])
-def test_equal_candidates_are_stopped_no_more_often_than_stated(rate: float, changed: float, count: int) -> None:
+def test_equal_candidates_are_stopped_no_more_often_than_stated(
+    rate: float, changed: float, peers: int, count: int
+) -> None:
     generator = np.random.default_rng(7)
-    judge, stopped, repeats = race([LEFT, RIGHT], count), 0, 400
+    judge, stopped, repeats = race([LEFT, RIGHT], count, error=0.1), 0, 400
     for _ in range(repeats):
         pairs = {task: equal_pair(generator, rate, changed, count) for task in (LEFT, RIGHT)}
         incumbent, candidate = ({task: pair[side] for task, pair in pairs.items()} for side in (0, 1))
-        stopped += first_stop(judge, candidate, incumbent) is not None
+        others = [
+            {
+                task: np.where(generator.random(count) < 0.5, coins(generator, 0.5, count), of)
+                for task, of in incumbent.items()
+            }
+            for _ in range(peers)
+        ]
+        stopped += first_stop(judge, candidate, incumbent, peers=others) is not None
     assert stopped / repeats <= 0.1 + 3 * math.sqrt(0.09 / repeats)
+
+
+def test_peers_make_verdicts_cheaper_and_differences_the_same_in_the_end() -> None:
+    generator = np.random.default_rng(9)
+    difficulty = generator.random((2, 120))
+    raced, seen = race([LEFT, RIGHT])
+
+    def model(quality: float) -> dict[TaskMetric, Any]:
+        solved = generator.random((2, 120)) < np.clip(0.5 + 3 * (quality - difficulty), 0, 1)
+        return dict(zip((LEFT, RIGHT), solved.astype(float), strict=True))
+
+    alone, helped = [], []
+    for _ in range(30):
+        incumbent, candidate, peers = model(0.7), model(0.55), [model(0.65) for _ in range(6)]
+        for stops, others in ((alone, []), (helped, peers)):
+            look = first_stop((raced, seen), candidate, incumbent, peers=others)
+            stops.append(seen[-1] if look is None else seen[look])
+        last = [raced.verdict(scores(candidate), scores(incumbent), 6, list(map(scores, o))) for o in ([], peers)]
+        assert last[0].difference == pytest.approx(last[1].difference)
+    assert np.mean(helped) < 0.85 * np.mean(alone)
 
 
 def test_clearly_worse_candidates_are_stopped_early() -> None:
