@@ -16,6 +16,7 @@ from evomerge.evaluators import DocumentScore, Scores, TaskMetric
 from evomerge.evaluators.aggregation import Aggregation
 from evomerge.evaluators.config import EvaluateConfig
 from evomerge.search.constraints import Bounds, check_references, total_violation
+from evomerge.search.spending import nominal_levels
 
 ACC = TaskMetric("quiz", "acc")
 BIAS = TaskMetric("bias", "acc", weight=0.0)
@@ -167,6 +168,23 @@ def test_a_candidate_at_its_bound_is_given_up_no_more_often_than_stated(
         at_least: dict[str, Any] = {"at_least": "base"} if reference else {"at_least": kept_by}
         count += lost(candidate, base, seen, {"task": "quiz", **at_least})
     assert count / 300 <= ERROR + 3 * math.sqrt(ERROR * (1 - ERROR) / 300)
+
+
+@pytest.mark.parametrize("kept_by", [0.3, 0.8])
+def test_the_levels_of_a_race_hold_for_all_its_looks_together(kept_by: float) -> None:
+    chance = np.random.default_rng(3)
+    solved = np.arange(240) < kept_by * 240
+    looks = (8, 16, 32, 48, 80, 112, 176)
+    levels = nominal_levels(0.1, [look / 240 for look in looks])
+    count = 0
+    for _ in range(200):
+        candidate, base = chance.permutation(solved), chance.permutation(solved)
+        found = bounds({"task": "quiz", "at_least": "base"}, base=scores(quiz=base))
+        count += any(
+            found.violated_for_sure(scores(quiz=candidate[:look]), {"quiz": 240}, level)
+            for look, level in zip(looks, levels, strict=True)
+        )
+    assert count / 200 <= 0.1 + 3 * math.sqrt(0.1 * 0.9 / 200)
 
 
 def test_a_candidate_far_from_its_bound_is_given_up_early() -> None:
