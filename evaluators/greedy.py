@@ -63,7 +63,7 @@ class Batch:
     def logits(self) -> torch.Tensor:
         """Of each row's next token, float32 [B, V]; transformers compares logits in float32 too."""
         output = self._forward(self._next, self._mask[:, : self._length], self._cache, keep=1, use_cache=True)
-        return output.logits[:, -1].float()
+        return output.logits[:, -1].float().to(self._forward.device)
 
     def append(self, tokens: torch.Tensor) -> None:
         """Let rows go on with `tokens`, int64 [B]."""
@@ -125,7 +125,7 @@ def decode(
             batch.keep(running)
             running = list(range(len(running)))
             idle = 0
-        newest = batch.logits().argmax(-1).to(forward.device)
+        newest = batch.logits().argmax(-1)
         batch.append(newest)
         found = kinds[newest]
         last = step + 1 == most

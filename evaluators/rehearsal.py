@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from evomerge.evaluators.batches import is_out_of_memory
 from evomerge.evaluators.coverage import plain_model, slides
 from evomerge.evaluators.greedy import Batch
 
@@ -62,23 +63,35 @@ def suits(forward: Forward, prompt: Sequence[int], root: Root | None = None) -> 
 
 
 def _distance(forward: Forward, prompt: Sequence[int], root: Root | None) -> float:
-    """How far logits are from transformers' own at most, in standard deviations over the vocabulary."""
+    """How far logits are from transformers' own at most, in standard deviations over the vocabulary.
+
+    Infinite where the loop fails and transformers does not.
+    """
     head = len(root.ids) if root else 0
     rows = [list(prompt), [*prompt[:head], *prompt[head + (len(prompt) - head) // 2 :]]]
     tokens, wanted = _reference(forward.model, rows)
-    batch = Batch(forward, rows, STEPS, root)
+    try:
+        return _followed(Batch(forward, rows, STEPS, root), tokens, wanted)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        log.debug("the greedy loop fails on %s", type(forward.model).__name__, exc_info=True)
+        return math.inf
+
+
+def _followed(batch: Batch, tokens: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The distance along the reference's tokens [2, STEPS], from its logits [2, STEPS, V]."""
     worst = 0.0
     for step in range(STEPS):
         if step == STEPS // 2:
             batch.keep([1])
         places = [0, 1] if len(batch) == 2 else [1]
-        logits = batch.logits().to(wanted.device)
-        target = wanted[places, step]
+        logits, target = batch.logits(), wanted[places, step]
         off = (logits - target).abs().amax(-1) / target.std(-1).clamp(min=1e-6)
         worst = max(worst, float(off.max())) if not off.isnan().any() else math.nan
         if math.isnan(worst):
             return worst
-        batch.append(tokens[places, step].to(forward.device))
+        batch.append(tokens[places, step])
     return worst
 
 
