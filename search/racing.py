@@ -26,7 +26,8 @@ class Verdict:
 
     Attributes:
         stop: whether the candidate is raced out.
-        difference: how much higher its objective is than the incumbent's, estimated from the documents seen.
+        difference: how much higher its objective is than the incumbent's, estimated from the documents seen; NaN while
+            a task has less than two.
         p: the probability of a difference as low as this were the candidate better by the margin, corrected for the
             number of tests at this look; in [0, 1].
         level: below which `p` stops the candidate at this look.
@@ -105,7 +106,7 @@ class Race:
                 fewer documents a verdict takes.
 
         Raises:
-            ValueError: the incumbent lacks a document that the candidate has.
+            ValueError: the incumbent lacks a document that the candidate has, or peers have others than it.
         """
         (references,) = self._references_to([(incumbent, *peers[: _MEMBERS - 1])])
         parts = [difference(reference, candidate) for reference in references]
@@ -182,13 +183,17 @@ class Reference:
 
     Args:
         task: the task.
-        members: their scores on all documents, the incumbent first; at most 8 are used.
+        members: their scores on all documents, the incumbent first; the first 8 are used.
+
+    Raises:
+        ValueError: members have different documents.
     """
 
     def __init__(self, task: TaskMetric, members: Sequence[Scores]) -> None:
         members = members[:_MEMBERS]
         keys = members[0].keys(task)
-        members = [each for each in members if each.keys(task) == keys]
+        if any(each.keys(task) != keys for each in members):
+            raise ValueError(f"peers must have the incumbent's documents of {task.task!r}, but one has others")
         values = np.array([each.values(task) for each in members], dtype=np.float64)
         items = [each.items(task) for each in members]
         there = np.flatnonzero(~np.isnan(values).any(axis=0))

@@ -206,7 +206,8 @@ def test_only_who_is_worse_in_every_task_is_dominated() -> None:
     assert any(verdict.stop for verdict in stops(dominated))
     assert all(verdict.difference < 0 for verdict in stops(dominated)[3:])
     assert not any(verdict.stop for verdict in [*stops(middle), *stops(one_sided)])
-    assert stops(dominated)[0].level < Race([LEFT], "mean", Racing(), [[documents("left", 120)]] * 2)._levels[0]
+    alone = raced.dominated(scores(dominated, seen[0]), front[:1], 0)
+    assert stops(dominated)[0].level < alone.level
 
 
 def test_tasks_of_weight_zero_do_not_count() -> None:
@@ -277,6 +278,12 @@ def test_documents_without_a_value_do_not_count() -> None:
 def test_an_incumbent_without_the_documents_is_an_error() -> None:
     with pytest.raises(ValueError, match="the incumbent must be scored on all documents of 'left'"):
         race([LEFT])[0].verdict(scores({LEFT: [1.0] * 16}), scores({LEFT: [1.0] * 8}), 1)
+
+
+def test_peers_on_other_documents_are_an_error() -> None:
+    whole, part = scores({LEFT: [1.0] * 120}), scores({LEFT: [1.0] * 60})
+    with pytest.raises(ValueError, match="peers must have the incumbent's documents of 'left'"):
+        race([LEFT])[0].verdict(scores({LEFT: [1.0] * 8}), whole, 0, [part])
 
 
 def test_a_margin_stops_those_whose_gain_is_too_small() -> None:
