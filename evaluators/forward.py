@@ -1,7 +1,8 @@
 """A causal language model as a function of padded batches of tokens, with its keys and values kept where wanted.
 
 Shapes: B rows, T new tokens, P tokens whose keys and values are there already, K positions whose logits are wanted,
-V tokens in the vocabulary. Rows are padded on the left, so that they all end at the last position.
+V tokens in the vocabulary. Padding may stand anywhere: positions count tokens alone. On the left it lets all rows end
+at the last position; on the right it lets them go on where their cached tokens end.
 """
 
 from __future__ import annotations
@@ -22,6 +23,13 @@ class Output(NamedTuple):
     cache: Cache | None
 
 
+def embeddings(model: PreTrainedModel) -> int:
+    """How many token ids a model knows."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    return weight.shape[0]
+
+
 class Forward:
     """Calls a model with whichever of mask, positions and cut of the logits it takes.
 
@@ -38,6 +46,11 @@ class Forward:
         """Where tokens have to be."""
         return self.model.device
 
+    @property
+    def vocabulary(self) -> int:
+        """V, by the model's input."""
+        return embeddings(self.model)
+
     def __call__(
         self,
         ids: torch.Tensor,
@@ -50,8 +63,9 @@ class Forward:
         """One forward pass.
 
         Args:
-            ids: token ids, int64 [B, T], padded on the left with any id.
-            mask: 1 where there is a token, 0 where there is padding, int64 [B, P + T].
+            ids: token ids, int64 [B, T], padded with any id.
+            mask: 1 where there is a token, 0 where there is padding, int64 [B, P + T]; with a sliding window, padding
+                between tokens takes up room in it.
             cache: of the P tokens before, written in place; None: P is 0.
             keep: K, the number of last positions whose logits are wanted, from 1 to T.
             use_cache: return keys and values.
@@ -65,3 +79,19 @@ class Forward:
             arguments["logits_to_keep"] = keep
         output = self.model(**arguments)
         return Output(output.logits[:, -keep:], output.past_key_values if use_cache else None)
+
+
+class PlainForward(Forward):
+    """The model as lm-eval calls it: tokens and nothing else. For rows of one length; there is no cache."""
+
+    def __call__(
+        self,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        cache: Cache | None = None,
+        *,
+        keep: int = 1,
+        use_cache: bool = False,
+    ) -> Output:
+        """One forward pass, without a mask, which must be 1 everywhere."""
+        return Output(self.model(input_ids=ids).logits[:, -keep:], None)

@@ -78,6 +78,7 @@ def _mapped(cache: Cache, change: Callable[[torch.Tensor], torch.Tensor]) -> Cac
     new = copy.copy(cache)
     new.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in new.layers:
-        if layer.is_initialized:
+        assert isinstance(layer, DynamicLayer)
+        if layer.keys is not None and layer.values is not None:  # a layer may use another one's
             layer.keys, layer.values = change(layer.keys), change(layer.values)
     return new
