@@ -142,7 +142,7 @@ def _greedy(
         root = None
     if root is None and not suits(forward, prompts[0]):
         return _harness(live, requests)
-    stops = Stops(live.tokenizer, plan.until, end_tokens(forward.model), _vocabulary(forward))
+    stops = Stops(live.tokenizer, plan.until, end_tokens(forward.model), vocabulary(forward))
     tokens = decode(forward, prompts, stops, plan.most, root)
     return _harness(live, requests) if tokens is None else [text_of(live, plan, row) for row in tokens]
 
@@ -151,6 +151,7 @@ def _all_begin(prompts: Sequence[list[int]], ids: Sequence[int]) -> bool:
     return all(len(prompt) > len(ids) and prompt[: len(ids)] == list(ids) for prompt in prompts)
 
 
-def _vocabulary(forward: Forward) -> int:
+def vocabulary(forward: Forward) -> int:
+    """V, the number of tokens that the model has logits for."""
     rows: int = forward.model.get_output_embeddings().weight.shape[0]  # type: ignore[no-untyped-call]
     return rows
