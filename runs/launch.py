@@ -18,6 +18,7 @@ from evomerge.search.listener import Listener
 from evomerge.search.problem import Problem, build_problem
 from evomerge.search.session import search
 from evomerge.search.storage import open_storage
+from evomerge.search.study import complete_trials
 
 
 def start(config: SearchConfig, folder: Path, listener: Listener | None = None) -> Run:
@@ -31,7 +32,7 @@ def start(config: SearchConfig, folder: Path, listener: Listener | None = None) 
     if config.runtime.storage is not None:
         open_storage(config.runtime.storage).engine.dispose()
     problem = build_problem(config, _teller(listener))
-    run = create_run(config, folder)
+    run = create_run(config, folder, problem.evaluator.tasks)
     _work(run, problem, listener, config.search.trials, config.search.timeout)
     return run
 
@@ -80,7 +81,7 @@ def _work(run: Run, problem: Problem, listener: Listener | None, trials: int, ti
 def _leave(run: Run, error: BaseException) -> None:
     """Note why a run stops early, and leave the best recipe so far."""
     run.events.write("stop", reason=type(error).__name__ if not isinstance(error, EvomergeError) else str(error))
-    if any(trial.value is not None for trial in run.study.get_trials(deepcopy=False)):
+    if complete_trials(run.study):
         run.write_best()
 
 

@@ -12,6 +12,7 @@ from evomerge.engine.model import choose_device
 from evomerge.engine.recipe import Group, Recipe
 from evomerge.evaluators import Evaluator, make_evaluator
 from evomerge.search.config import SearchConfig
+from evomerge.search.constraints import check_references
 from evomerge.search.sampling import SAMPLERS, SamplerContext, choose_sampler, distributions
 from evomerge.search.warm_starts import check_warm_starts
 from evomerge.sizes import parse_size
@@ -48,6 +49,7 @@ def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda lin
     """
     merges = [_merge(config, method) for method in config.merge.method]
     check_warm_starts(config.search.warm_start)
+    check_references(config.evaluate, [expert.name for expert in config.models.experts])
     choose_device(config.runtime.device)
     limit = config.runtime.memory_limit
     merger = Merger(
@@ -116,5 +118,6 @@ def _merge(config: SearchConfig, name: str) -> Merge:
 
 
 def _check_sampler(config: SearchConfig, space: Space) -> None:
-    name, _ = choose_sampler(config.search.sampler, space, config.search.trials)
-    SAMPLERS.get(name)(SamplerContext(config.search.seed, 0, distributions(space)))
+    objectives = 2 if config.evaluate.objective == "pareto" else 1  # a group may turn out to be more tasks
+    name, _ = choose_sampler(config.search.sampler, space, config.search.trials, objectives)
+    SAMPLERS.get(name)(SamplerContext(config.search.seed, 0, distributions(space), objectives))

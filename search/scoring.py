@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Document, DocumentScore, Scores, Split
+from evomerge.evaluators.guard import Guard
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
-from evomerge.search.problem import Problem
+from evomerge.search.problem import Problem, reference_recipes
+
+Rungs = Sequence[Sequence[Sequence[Document]]]
+
+GUARD_PROMPTS = 4  # of each task
+
+
+class CollapsedError(CandidateError):
+    """The candidate cannot write any more; nothing but a few prompts was scored."""
 
 
 @dataclass
@@ -24,15 +34,18 @@ class Spent:
 
 
 class Scorer:
-    """Scores recipes on splits, chunk by chunk; each chunk's rows are in the ledger before the next begins."""
+    """Scores recipes chunk by chunk; each chunk's rows are in the ledger before the next begins."""
 
     def __init__(self, problem: Problem, ledger: Ledger, listener: Listener, stop: StopRequest) -> None:
+        self._problem = problem
         self._merger = problem.merger
         self._evaluator = problem.evaluator
         self._ledger = ledger
         self._listener = listener
         self._stop = stop
         self._live: str | None = None  # digest of the recipe that the live model holds
+        self._guard: Guard | None = None
+        self._is_prepared = False
 
     def score(self, recipe: Recipe, split: Split, trial: int | None, spent: Spent | None = None) -> Scores:
         """All document scores of a recipe on a split.
@@ -40,41 +53,125 @@ class Scorer:
         Args:
             recipe: what to score.
             split: on which documents.
-            trial: the number of the trial that asks; None for a baseline.
+            trial: the number of the trial that asks; None for a baseline, which no guard looks at.
             spent: is added to.
 
         Raises:
             CandidateError: when the candidate cannot be built or scored.
             InterruptedRunError: when somebody asked to stop; chunks that are done are kept.
         """
-        spent = spent if spent is not None else Spent()
-        known = self._ledger.scores(recipe.digest, split)
-        have = {(score.task, score.document) for score in known}
-        for chunk in self._evaluator.chunks(split):
-            if all((document.task, document.key) in have for document in chunk):
-                continue
-            self._stop.check()
-            self._materialize(recipe, spent)
-            known += self._score_chunk(recipe, split, trial, chunk, spent)
-        return Scores(tuple(known))
+        scores = Scores()
+        for scores in self.climb(recipe, self._evaluator.rungs(split), split, trial, spent):  # noqa: B007
+            pass
+        return scores
 
-    def _materialize(self, recipe: Recipe, spent: Spent) -> None:
+    def climb(
+        self,
+        recipe: Recipe,
+        rungs: Rungs,
+        split: Split,
+        trial: int | None,
+        spent: Spent | None = None,
+        proxied: Iterable[str] = (),
+    ) -> Iterator[Scores]:
+        """After each rung all scores so far.
+
+        Args:
+            recipe: what to score.
+            rungs: of documents of `split`.
+            split: as in `score`.
+            trial: as in `score`.
+            spent: as in `score`.
+            proxied: tasks to score by their stand-ins.
+
+        Raises:
+            CandidateError, InterruptedRunError: as `score` does.
+        """
+        spent = spent if spent is not None else Spent()
+        labels = self._labels(set(proxied))
+        rows = {(row.task, row.document, row.metric): row for row in self._ledger.scores(recipe.digest, split)}
+        scored: list[DocumentScore] = []
+        for rung in rungs:
+            for chunk in rung:
+                by_proxy = chunk[0].task in set(proxied)
+                missing = [
+                    document
+                    for document in chunk
+                    if any((document.task, document.key, label) not in rows for label in labels[document.task])
+                ]
+                if missing:
+                    self._stop.check()
+                    self._materialize(recipe, trial is not None, spent)
+                    found = self._score_chunk(recipe, split, trial, missing, spent, by_proxy)
+                    rows |= {(row.task, row.document, row.metric): row for row in found}
+                scored += [rows[d.task, d.key, label] for d in chunk for label in labels[d.task]]
+            yield Scores(tuple(scored))
+
+    def _labels(self, proxied: set[str]) -> Mapping[str, list[str]]:
+        """For each task the metrics that make a document scored."""
+        labels: dict[str, list[str]] = {}
+        for task in self._evaluator.tasks:
+            if task.task not in proxied:
+                labels.setdefault(task.task, []).append(task.label)
+        return labels | {task: [self._evaluator.proxies[task].label] for task in proxied}
+
+    def _materialize(self, recipe: Recipe, guarded: bool, spent: Spent) -> None:
         if self._live == recipe.digest:
             return
+        self._prepare()
         start = time.perf_counter()
+        self._merge(recipe)
+        spent.merge += time.perf_counter() - start
+        if guarded and self._guard is not None:
+            start = time.perf_counter()
+            try:
+                self._guard.check(self._merger.model)
+            except CandidateError as error:
+                self._live = None
+                raise CollapsedError(str(error)) from error
+            finally:
+                spent.score += time.perf_counter() - start
+
+    def _merge(self, recipe: Recipe) -> None:
         self._live = None
         try:
             self._merger.apply(recipe)
         except (RuntimeError, MemoryError) as error:  # out of memory, on the device or the host
             raise CandidateError(f"the candidate could not be merged: {' '.join(str(error).split())}") from error
         self._live = recipe.digest
-        spent.merge += time.perf_counter() - start
+
+    def _prepare(self) -> None:
+        """Once a process: look at the sources, for what is measured against them."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        factor = self._problem.config.evaluate.guard
+        prompts = self._evaluator.prompts(GUARD_PROMPTS)
+        if factor is not None and prompts:
+            self._guard = Guard(prompts, self._merger.tokenizer, factor)
+        if self._guard is None and not self._evaluator.needs_reference:
+            return
+        sources = {"base", *(expert.name for expert in self._problem.config.models.experts)}
+        for name, recipe in reference_recipes(self._problem.config).items():
+            if name.removeprefix("expert ") not in sources:
+                continue
+            self._merge(recipe)
+            if name == "base" and self._evaluator.needs_reference:
+                self._evaluator.refer(self._merger.model)
+            if self._guard is not None:
+                self._guard.refer(self._merger.model)
 
     def _score_chunk(
-        self, recipe: Recipe, split: Split, trial: int | None, chunk: tuple[Document, ...], spent: Spent
+        self,
+        recipe: Recipe,
+        split: Split,
+        trial: int | None,
+        chunk: Sequence[Document],
+        spent: Spent,
+        by_proxy: bool,
     ) -> list[DocumentScore]:
         start = time.perf_counter()
-        scores = self._evaluator.score(self._merger.model, chunk)
+        scores = self._evaluator.score(self._merger.model, chunk, recipe.digest, proxy=by_proxy)
         spent.score += time.perf_counter() - start
         self._ledger.record(recipe.digest, trial, split, scores)
         self._listener.documents(len(chunk))

@@ -10,9 +10,11 @@ from sqlalchemy import Engine
 from evomerge.errors import EvomergeError
 from evomerge.search.comparison import compare
 from evomerge.search.interrupt import StopRequest
+from evomerge.search.judge import Judge
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
 from evomerge.search.problem import Problem
+from evomerge.search.references import resolve_bounds
 from evomerge.search.scoring import Scorer
 from evomerge.search.selection import choose
 from evomerge.search.study import REASON, RESULT, check_same_inputs
@@ -41,8 +43,10 @@ def search(
         EvomergeError: when no trial has a score.
     """
     check_same_inputs(study, problem.fingerprint())
-    scorer = Scorer(problem, Ledger(engine, study.study_name), listener, stop)
-    TrialLoop(problem, study, scorer, listener, stop).run(trials, timeout)
+    ledger = Ledger(engine, study.study_name)
+    scorer = Scorer(problem, ledger, listener, stop)
+    judge = Judge(problem, study, ledger, scorer, resolve_bounds(problem, scorer, "search"), listener)
+    TrialLoop(problem, study, judge, listener, stop).run(trials, timeout)
     finalists = choose(problem, study, scorer, listener)
     if not finalists:
         raise EvomergeError(f"a search needs a candidate that can be scored, but every trial failed; {_why(study)}")

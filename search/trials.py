@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from evomerge.errors import CandidateError, InputError
-from evomerge.evaluators.objective import objective
+from evomerge.evaluators.objective import combine
+from evomerge.evaluators.types import titles
 from evomerge.search import study as attributes
 from evomerge.search.interrupt import StopRequest
+from evomerge.search.judge import Judge
+from evomerge.search.judgement import Judgement
 from evomerge.search.listener import Listener, TrialOutcome
 from evomerge.search.problem import Problem
 from evomerge.search.sampling import SAMPLERS, TrialSeededSampler, choose_sampler
-from evomerge.search.scoring import Scorer, Spent
+from evomerge.search.scoring import Spent
 from evomerge.search.warm_starts import warm_starts
 from evomerge.spaces import METHOD, Point
 
@@ -26,12 +31,12 @@ class TrialLoop:
     """Runs the trials of a study until a number of them is finished."""
 
     def __init__(
-        self, problem: Problem, study: optuna.Study, scorer: Scorer, listener: Listener, stop: StopRequest
+        self, problem: Problem, study: optuna.Study, judge: Judge, listener: Listener, stop: StopRequest
     ) -> None:
         self._problem = problem
         self._space = problem.space
         self._study = study
-        self._scorer = scorer
+        self._judge = judge
         self._listener = listener
         self._stop = stop
         self._study.sampler = self._sampler()
@@ -59,7 +64,7 @@ class TrialLoop:
         config = self._problem.config.search
         stored = self._study.user_attrs.get(attributes.SAMPLER)
         if stored is None:
-            stored, why = choose_sampler(config.sampler, self._space, config.trials)
+            stored, why = choose_sampler(config.sampler, self._space, config.trials, len(self._study.directions))
             self._study.set_user_attr(attributes.SAMPLER, stored)
             self._listener.note(f"sampler {stored}: {why}")
         return TrialSeededSampler(SAMPLERS.get(stored), self._space, config.seed)
@@ -84,29 +89,60 @@ class TrialLoop:
         point = self._suggest(trial)
         spent = Spent(**trial.user_attrs.get(attributes.SECONDS, {}))
         spent.sampler += time.perf_counter() - start
+        judgement = None
         try:
-            outcome = self._score(trial, point, spent)
+            judgement = self._judged(trial, point, spent)
+            outcome = self._outcome(trial, judgement)
         except (CandidateError, InputError) as error:
             trial.set_user_attr(attributes.REASON, str(error))
             outcome = TrialOutcome(trial.number, _origin(trial), None, str(error))
         finally:
             trial.set_user_attr(attributes.SECONDS, asdict(spent))
-        if outcome.objective is None:
+        if judgement is None:
             self._study.tell(trial, state=TrialState.FAIL)
         else:
-            self._study.tell(trial, outcome.objective)
+            self._study.tell(trial, judgement.values)
         self._listener.trial(outcome)
 
-    def _score(self, trial: Trial, point: Point, spent: Spent) -> TrialOutcome:
+    def _judged(self, trial: Trial, point: Point, spent: Spent) -> Judgement:
+        """Score the candidate, and keep in its trial what came out."""
         recipe = self._space.recipe(point)
         trial.set_user_attr(attributes.RECIPE, recipe.model_dump_json())
         trial.set_user_attr(attributes.DIGEST, recipe.digest)
-        scores = self._scorer.score(recipe, "search", trial.number, spent)
-        tasks = {task.task: scores.task(task).mean for task in self._problem.evaluator.tasks}
-        told = {task.task: {"metric": task.label, "value": tasks[task.task]} for task in self._problem.evaluator.tasks}
+        judgement = self._judge.judge(recipe, trial.number, spent)
+        tasks = self._problem.evaluator.tasks
+        told = {
+            title: {"metric": task.label, "value": mean}
+            for title, task, mean in zip(titles(tasks), tasks, judgement.means, strict=True)
+        }
         trial.set_user_attr(attributes.TASKS, told)
-        value = objective(scores, self._problem.evaluator.tasks, self._problem.config.evaluate.objective)
-        return TrialOutcome(trial.number, _origin(trial), value, tasks=tasks)
+        whole = len(self._problem.evaluator.documents("search"))
+        trial.set_user_attr(attributes.SCORED, [judgement.documents, whole])
+        if judgement.why:
+            trial.set_user_attr(attributes.ESTIMATED, True)
+            trial.set_user_attr(attributes.PRUNED, judgement.is_stopped)
+            trial.set_user_attr(attributes.REASON, judgement.why)
+            if math.isfinite(judgement.stderr):
+                trial.set_user_attr(attributes.STDERR, judgement.stderr)
+        if judgement.violations:
+            trial.set_user_attr(attributes.CONSTRAINTS, judgement.violations)
+            for name, violation in judgement.violations.items():
+                trial.set_constraint(name, violation)
+        return judgement
+
+    def _outcome(self, trial: Trial, judgement: Judgement) -> TrialOutcome:
+        tasks = self._problem.evaluator.tasks
+        kind = self._problem.config.evaluate.objective
+        means = [np.float64(mean) for mean in judgement.means]
+        return TrialOutcome(
+            number=trial.number,
+            origin=_origin(trial),
+            objective=float(combine(means, tasks, kind)),
+            reason=judgement.why,
+            tasks=dict(zip(titles(tasks), judgement.means, strict=True)),
+            estimated=bool(judgement.why),
+            documents=judgement.documents,
+        )
 
     def _next(self) -> Trial:
         """The trial that an earlier process left under way, or a new one."""

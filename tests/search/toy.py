@@ -12,13 +12,15 @@ import numpy as np
 from evomerge.engine.method import METHODS
 from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
-from evomerge.evaluators import Document, DocumentScore, Split, TaskMetric
+from evomerge.evaluators import Document, DocumentScore, Scores, Split, TaskMetric
 from evomerge.evaluators.splits import rungs
 from evomerge.search.config import SearchConfig, parse_config
 from evomerge.search.interrupt import StopRequest
+from evomerge.search.judge import Judge
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
 from evomerge.search.problem import Problem
+from evomerge.search.references import resolve_bounds
 from evomerge.search.scoring import Scorer
 from evomerge.search.storage import open_storage, quiet_optuna, sqlite_url
 from evomerge.search.study import create_study, open_study
@@ -32,6 +34,7 @@ class ToyMerger:
     """The live model is the recipe itself. Counts how often it had to merge."""
 
     num_layers = LAYERS
+    tokenizer = None
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -52,15 +55,25 @@ class ToyEvaluator:
     """
 
     tasks = (TaskMetric("left", "acc"), TaskMetric("right", "acc"))
-    proxies: Mapping[str, TaskMetric] = {}
     needs_reference = False
 
-    def __init__(self, sizes: dict[Split, int] | None = None) -> None:
+    def __init__(
+        self,
+        sizes: dict[Split, int] | None = None,
+        proxied: Mapping[str, float] | None = None,
+        prompts: tuple[str, ...] = (),
+    ) -> None:
         self._sizes: dict[Split, int] = sizes or {"search": 40, "select": 20, "report": 40}
+        self._proxied = proxied or {}
+        self._prompts = prompts
         self.scored: list[tuple[str, str]] = []
         self.chunks_done = 0
         self.before_chunk: Callable[[int], None] = lambda done: None
         self.broken: Callable[[Recipe], bool] = lambda recipe: False
+
+    @property
+    def proxies(self) -> dict[str, TaskMetric]:
+        return {task: TaskMetric(task, "stand-in") for task in self._proxied}
 
     def documents(self, split: Split) -> tuple[Document, ...]:
         return tuple(
@@ -79,7 +92,7 @@ class ToyEvaluator:
         return rungs({task.task: [d for d in documents if d.task == task.task] for task in self.tasks}, 10, 5)
 
     def prompts(self, count: int) -> tuple[str, ...]:
-        return ()
+        return self._prompts
 
     def refer(self, model: Any) -> None:
         raise AssertionError("the toy needs no reference")
@@ -93,13 +106,29 @@ class ToyEvaluator:
         self.chunks_done += 1
         scores = []
         for document in documents:
-            self.scored.append((model.digest, document.key + document.task))
-            solved = quality(model, document.task) > threshold(document)
-            scores.append(DocumentScore(document.task, document.key, "acc", float(solved)))
+            by_proxy = proxy and document.task in self._proxied
+            self.scored.append((model.digest, ("proxy " if by_proxy else "") + document.key + document.task))
+            scores.append(self._stand_in(model, document) if by_proxy else _solved(model, document))
         return scores
+
+    def _stand_in(self, model: Recipe, document: Document) -> DocumentScore:
+        """Smooth in the candidate's quality as far as the task's reliability says, else a number of its own."""
+        reliability = self._proxied[document.task]
+        own = int(hashlib.sha256(model.digest.encode()).hexdigest()[:8], 16) / 16**8
+        value = reliability * (quality(model, document.task) - threshold(document)) + (1 - reliability) * own
+        return DocumentScore(document.task, document.key, "stand-in", value)
+
+    def truth(self, recipe: Recipe, split: Split) -> Scores:
+        """What the candidate gets on the whole split; is not counted as scored."""
+        return Scores(tuple(_solved(recipe, document) for document in self.documents(split)))
 
     def fingerprint(self) -> str:
         return "toy"
+
+
+def _solved(recipe: Recipe, document: Document) -> DocumentScore:
+    solved = quality(recipe, document.task) > threshold(document)
+    return DocumentScore(document.task, document.key, "acc", float(solved))
 
 
 def quality(recipe: Recipe, task: str) -> float:
@@ -160,8 +189,12 @@ class ToyRun:
         self.scorer = Scorer(self.problem, self.ledger, self.listener, self.stop)
 
     def run(self, trials: int, timeout: float | None = None) -> None:
-        TrialLoop(self.problem, self.study, self.scorer, self.listener, self.stop).run(trials, timeout)
+        bounds = resolve_bounds(self.problem, self.scorer, "search")
+        judge = Judge(self.problem, self.study, self.ledger, self.scorer, bounds, self.listener)
+        TrialLoop(self.problem, self.study, judge, self.listener, self.stop).run(trials, timeout)
 
-    def history(self) -> list[tuple[int, dict[str, Any], float | None, str]]:
-        """(number, parameters, value, state) of every trial."""
-        return [(t.number, t.params, t.value, t.state.name) for t in self.study.get_trials()]
+    def history(self) -> list[tuple[int, dict[str, Any], Any, str]]:
+        """(number, parameters, value or values, state) of every trial."""
+        several = len(self.study.directions) > 1
+        trials = self.study.get_trials()
+        return [(t.number, t.params, t.values if several else t.value, t.state.name) for t in trials]
