@@ -93,7 +93,7 @@ class Functions(Planned):
             _require_same(specs[name], entry.spec)
             _add(metrics, entry)
         self._tasks = tuple(metrics.values())
-        self._memo: tuple[str, dict[str, list[Numbers]]] | None = None
+        self._memo: tuple[str | None, dict[str, list[Numbers]]] = (None, {})
         super().__init__({name: task.documents for name, task in self._by_name.items()}, config)
 
     @property
@@ -144,8 +144,8 @@ class Functions(Planned):
             ValueError: a document is not from this evaluator.
         """
         wanted = list(documents)
-        if weights is None or self._memo is None or self._memo[0] != weights:
-            self._memo = (weights or "", {})
+        if weights is None or self._memo[0] != weights:
+            self._memo = (weights, {})
         whole = self._memo[1]
         found: dict[tuple[str, str], Numbers] = {}
         model.eval()  # type: ignore[no-untyped-call]
@@ -156,8 +156,6 @@ class Functions(Planned):
                     whole[name] = self._called(task, model, [])
                 numbers = whole[name] * len(together) if task.contents is None else self._called(task, model, together)
                 found |= {(name, document.key): each for document, each in zip(together, numbers, strict=True)}
-        if weights is None:
-            self._memo = None
         return [
             DocumentScore(document.task, document.key, metric.label, found[document.task, document.key][metric.label])
             for document in wanted
