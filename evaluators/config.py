@@ -39,7 +39,8 @@ class TaskSpec(Frozen):
         metric: the metric to look at (`exact_match`, or with its filter `exact_match,strict-match`); by default the
             first that the task lists.
         filter: the filter that cuts the answer out of the model's text; needed only where a task has several.
-        weight: share in the mean over tasks; a group's weight is split evenly over its tasks.
+        weight: share in the mean over tasks; a group's weight is split over its tasks as the group weighs them (by
+            documents where it says so), a tag's evenly.
         num_fewshot: worked examples in each prompt; by default what the task says, else 0.
         higher_is_better: of a function's scores.
     """

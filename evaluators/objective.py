@@ -26,7 +26,7 @@ def objective(scores: Scores, tasks: Sequence[TaskMetric], kind: Objective = "me
     Returns:
         The objective; NaN where a task has no scored document.
     """
-    return float(combine([np.float64(scores.task(task).mean) for task in tasks], tasks, kind))
+    return float(combine([np.float64(scores.number(task)) for task in tasks], tasks, kind))
 
 
 def combine(

@@ -161,18 +161,13 @@ class Scores:
 
     def task(self, task: TaskMetric) -> TaskScore:
         """The metric over the documents, its standard error and their count; documents without a value do not count."""
-        rows = [row for row in self.rows(task) if not math.isnan(row.value)]
-        n = len(rows)
-        values, items = np.array([row.value for row in rows]), [row.item for row in rows]
-        mean = task.aggregation.of(values, items)
-        if n < 2:
-            return TaskScore(mean, math.nan, n)
-        if task.aggregation.is_mean:
-            variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-            return TaskScore(mean, math.sqrt(variance / n), n)
-        left_out = task.aggregation.resampled(values, items, 1.0 - np.eye(n))
-        spread = math.fsum((left_out - left_out.mean()) ** 2)
-        return TaskScore(mean, math.sqrt((n - 1) / n * spread), n)
+        values, items = self.values(task), self.items(task)
+        counted = int(task.aggregation.counted(values, items).sum())
+        return TaskScore(task.aggregation.of(values, items), task.aggregation.stderr(values, items), counted)
+
+    def number(self, task: TaskMetric) -> float:
+        """As `task`, without the standard error, which is dear where the metric is a function of all documents."""
+        return task.aggregation.of(self.values(task), self.items(task))
 
     def of(self, documents: Iterable[Document]) -> Scores:
         """The scores of these documents alone."""

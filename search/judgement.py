@@ -39,7 +39,7 @@ class Judgement:
 
 def of_full(tasks: Sequence[TaskMetric], scores: Scores, bounds: Bounds, history: History) -> Judgement:
     """From the scores on all documents. Raises CandidateError where a task has no score."""
-    means = [scores.task(task).mean for task in tasks]
+    means = [scores.number(task) for task in tasks]
     for task, mean in zip(tasks, means, strict=True):
         if math.isnan(mean):
             raise CandidateError(f"task {task.task!r} has no {task.label} on any document")
@@ -79,7 +79,7 @@ def of_part(
 def of_none(tasks: Sequence[TaskMetric], history: History, why: str) -> Judgement:
     """Of a candidate that is not worth scoring: in every task as bad as the worst so far, in every constraint too."""
     scored = [history.scores(trial) for trial in history.full]
-    means = [min((scores.task(task).mean for scores in scored), key=lambda mean: task.sign * mean) for task in tasks]
+    means = [min((scores.number(task) for scores in scored), key=lambda mean: task.sign * mean) for task in tasks]
     broken: dict[str, float] = {}
     for violations in map(history.violations, history.full):
         broken |= {name: max(value, broken.get(name, value)) for name, value in violations.items()}

@@ -89,9 +89,9 @@ def predicted(
     found = []
     for task in tasks:
         if task.task not in trusted:
-            found.append(Estimate(scores.task(task).mean, 0.0))
+            found.append(Estimate(scores.number(task), 0.0))
             continue
         proxy = proxies[task.task]
         line = fits[task]
-        found.append(Estimate(task.sign * line.predict(proxy.sign * scores.task(proxy).mean), line.spread))
+        found.append(Estimate(task.sign * line.predict(proxy.sign * scores.number(proxy)), line.spread))
     return found
