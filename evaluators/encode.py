@@ -56,8 +56,11 @@ def encode(live: LiveModel, task: str, request: Instance) -> tuple[Encoded, ...]
     return (encode_pair(live, task, *request.args),)
 
 
-def encode_pair(live: LiveModel, task: str, context: str, answer: str) -> Encoded:
-    """An answer after its context, cut from the left to what the model reads. Raises as `encode` does."""
+def encode_pair(live: LiveModel, task: str, context: str, answer: str, end: tuple[int, ...] = ()) -> Encoded:
+    """An answer after its context and, if given, its end; cut from the left to what the model reads.
+
+    Raises as `encode` does.
+    """
     if not answer:
         raise InputError(f"answers of task {task!r} must not be empty, but one is, to {context[-40:]!r}")
     if context:
@@ -71,11 +74,11 @@ def encode_pair(live: LiveModel, task: str, context: str, answer: str) -> Encode
             f"answers of task {task!r} must have tokens of their own after a context with tokens, "
             f"but {answer!r} after {context[-40:]!r} has {len(scored)} after {len(before)}"
         )
-    return fitted(live, task, [*before, *scored], len(before))
+    return _fitted(live, task, [*before, *scored, *end], len(before))
 
 
-def fitted(live: LiveModel, task: str, ids: list[int], start: int) -> Encoded:
-    """A row cut from the left to what the model reads, and the token after that. Raises as `encode` does."""
+def _fitted(live: LiveModel, task: str, ids: list[int], start: int) -> Encoded:
+    """A row cut to what the model reads, and the token after that."""
     over = max(0, len(ids) - (live.max_length + 1))
     if start - over < 1:
         raise InputError(

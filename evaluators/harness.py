@@ -8,38 +8,34 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import logging
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from lm_eval.api.instance import Instance
 
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, EvomergeError
 from evomerge.evaluators.config import EvaluateConfig
 from evomerge.evaluators.evaluator import evaluator
 from evomerge.evaluators.loading import load_tasks, task_metrics, unique
+from evomerge.evaluators.planned import Planned
+from evomerge.evaluators.proxy import references, sample_text, stand_in
 from evomerge.evaluators.quiet import quiet, reseed, seeded
 from evomerge.evaluators.requests import chat_template_of, prepare
-from evomerge.evaluators.splits import rungs
+from evomerge.evaluators.responding import Attached, Responder
 from evomerge.evaluators.taskfiles import one_line
-from evomerge.evaluators.types import SPLITS, Document, DocumentScore, Split, TaskMetric, described
+from evomerge.evaluators.types import SPLITS, Document, DocumentScore, TaskMetric, described
 from evomerge.evaluators.watch import LogitsWatch, watch_logits
-from evomerge.evaluators.wrapper import LiveModel, Memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CHUNK = 64  # documents scored at a time: two batches of "auto" on CPU, one elsewhere
-FIRST_CHUNK = 8  # of a race, in the largest task
-
-log = logging.getLogger(__name__)
+WAY = 2  # counts the ways in which requests have been run together: scores of another one differ by rounding
 
 
 @evaluator("lm_eval")
-class LmEval:
+class LmEval(Planned):
     """Scores live models on lm-eval tasks.
 
     Documents are scored in chunks of a fixed plan: all of a chunk's requests go through the model together and apart
@@ -63,11 +59,11 @@ class LmEval:
             self._tasks = task_metrics(specs)
             chat_template = chat_template_of(self._tokenizer, config)
             self._prepared = {name: prepare(name, task, config, chat_template) for name, task in unique(specs).items()}
-        of_all = [document for prepared in self._prepared.values() for document in prepared.documents]
-        self._plan = {split: self.planned([d for d in of_all if d.split == split]) for split in SPLITS}
-        self._order = {document: place for place, document in enumerate(of_all)}
-        self._memory: Memory = {}
-        self._fitted: set[tuple[int, int]] = set()
+            found = {name: references(task) for name, task in self._prepared.items()} if config.proxy else {}
+        targets = {name: texts for name, texts in found.items() if texts is not None}
+        self._proxies = {name: stand_in(name, self._tasks) for name in targets}
+        self._responder = Responder(config, self._tokenizer, self._prepared, targets)
+        super().__init__({name: prepared.documents for name, prepared in self._prepared.items()}, config)
 
     @property
     def tasks(self) -> tuple[TaskMetric, ...]:
@@ -77,33 +73,20 @@ class LmEval:
     @property
     def proxies(self) -> Mapping[str, TaskMetric]:
         """The log-likelihoods of reference answers, where the configuration wants them."""
-        return {}
+        return self._proxies
 
     @property
     def needs_reference(self) -> bool:
         """Never."""
         return False
 
-    def documents(self, split: Split) -> tuple[Document, ...]:
-        """The documents of a split, in the order of `chunks`."""
-        return tuple(document for chunk in self.chunks(split) for document in chunk)
-
-    def chunks(self, split: Split) -> tuple[tuple[Document, ...], ...]:
-        """The split in runs of one task's documents; the plan depends on configuration and data alone."""
-        return tuple(chunk for rung in self._plan[split] for chunk in rung)
-
-    def rungs(self, split: Split) -> tuple[tuple[tuple[Document, ...], ...], ...]:
-        """The chunks in groups of one for each task."""
-        return self._plan[split]
-
-    def planned(self, documents: Sequence[Document]) -> tuple[tuple[tuple[Document, ...], ...], ...]:
-        """Rungs for some of the documents; small at first where candidates race."""
-        of_task = {name: [d for d in documents if d.task == name] for name in self._prepared}
-        return rungs(of_task, self._chunk_size, FIRST_CHUNK if self._config.race else None)
-
     def prompts(self, count: int) -> tuple[str, ...]:
-        """The first `count` documents' prompts of each task."""
-        return ()
+        """The texts of the first `count` documents of each task in `search`: a prompt and what may follow it."""
+        texts = []
+        for prepared in self._prepared.values():
+            for document in islice((d for d in prepared.documents if d.split == "search"), count):
+                texts.append(sample_text(prepared.task, prepared.requests[document.key][0]))
+        return tuple(texts)
 
     def refer(self, model: PreTrainedModel) -> None:
         """Nothing is needed of the base."""
@@ -115,7 +98,9 @@ class LmEval:
         requests are run together.
         """
         digest = hashlib.sha256()
-        settings = [self._config.batch_size, self._config.max_length, [described(task) for task in self._tasks]]
+        config = self._config
+        measured = [described(task) for task in self._tasks]
+        settings = [WAY, config.batch_size, config.max_length, config.generation, measured]
         digest.update(json.dumps(settings).encode())
         for chunk in (chunk for split in SPLITS for chunk in self.chunks(split)):
             for document in chunk:
@@ -144,81 +129,45 @@ class LmEval:
             ValueError: a document is not from this evaluator.
         """
         wanted = list(documents)
-        unknown = [document for document in wanted if document not in self._order]
-        if unknown:
-            raise ValueError(f"documents must come from this evaluator, but {unknown[0]} does not")
-        of_task: dict[str, list[Document]] = {}
-        for document in wanted:
-            of_task.setdefault(document.task, []).append(document)
-        for together in of_task.values():
-            together.sort(key=lambda document: self._order[document])
+        of_task = self._by_task(wanted)
         scores: dict[tuple[str, str], list[DocumentScore]] = {}
         with quiet(), seeded(0), torch.no_grad(), watch_logits(model) as watch:
-            live = self._wrap(model)
-            for together in of_task.values():
-                for score in self._score_chunk(live, watch, together):
-                    scores.setdefault((score.task, score.document), []).append(score)
+            attached = self._responder.attach(model, weights)
+            try:
+                for name, together in of_task.items():
+                    by_proxy = proxy and name in self._proxies
+                    for score in self._score_chunk(attached, watch, together, by_proxy):
+                        scores.setdefault((score.task, score.document), []).append(score)
+            finally:
+                self._responder.detach()
         return [score for document in wanted for score in scores[document.task, document.key]]
 
-    def _score_chunk(self, live: LiveModel, watch: LogitsWatch, chunk: Sequence[Document]) -> list[DocumentScore]:
+    def _score_chunk(
+        self, attached: Attached, watch: LogitsWatch, chunk: Sequence[Document], by_proxy: bool
+    ) -> list[DocumentScore]:
         prepared = self._prepared[chunk[0].task]
         reseed(_seed(chunk))
+        values: list[float] = []
         try:
-            _respond(live, prepared.instances(chunk), watch)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise CandidateError(
-                f"out of memory on task {prepared.name!r} with batch_size {live.batch_size}; lower batch_size"
-            ) from error
+            if by_proxy:
+                values = self._responder.stand_in(attached, prepared, chunk)
+            else:
+                for instance in self._responder.respond(attached, prepared, chunk):
+                    watch.note_responses(instance.resps)
+        except EvomergeError:
+            raise
         except Exception as error:
             watch.check(prepared.name)
             raise CandidateError(f"task {prepared.name!r} cannot be scored: {one_line(error)}") from error
+        watch.note_responses(values)
         watch.check(prepared.name)
+        if by_proxy:
+            label = self._proxies[prepared.name].label
+            return [
+                DocumentScore(prepared.name, document.key, label, value)
+                for document, value in zip(chunk, values, strict=True)
+            ]
         return prepared.results(chunk, [metric for metric in self._tasks if metric.task == prepared.name])
-
-    def _wrap(self, model: PreTrainedModel) -> LiveModel:
-        batch_size = self._config.batch_size
-        if batch_size == "auto":
-            batch_size = 32 if model.device.type == "cpu" else 64
-        live = LiveModel(model, self._tokenizer, batch_size, self._config.max_length, self._memory)
-        self._require_fit(live)
-        return live
-
-    def _require_fit(self, live: LiveModel) -> None:
-        """Check once for each context length and vocabulary that the prompts fit; say how many are cut."""
-        shape = (live.max_length, live.model.get_input_embeddings().weight.shape[0])
-        if shape in self._fitted:
-            return
-        for name, prepared in self._prepared.items():
-            requests = [request for of_document in prepared.requests.values() for request in of_document]
-            cut = live.count_cut(name, requests)
-            if cut:
-                log.warning(
-                    "%d of %d requests of task %r exceed the model's %d tokens and lose their beginning, as in lm-eval",
-                    cut,
-                    len(requests),
-                    name,
-                    live.max_length,
-                )
-        self._fitted.add(shape)
-
-    @property
-    def _chunk_size(self) -> int:
-        """The lowest multiple of the batch size that reaches CHUNK; the device has no part in it."""
-        batch_size = self._config.batch_size
-        return CHUNK if batch_size == "auto" else batch_size * math.ceil(CHUNK / batch_size)
-
-
-def _respond(live: LiveModel, instances: Iterable[Instance], watch: LogitsWatch) -> None:
-    """Let the model answer the requests and hang the answers on them, as `lm_eval.evaluate` does."""
-    by_type: dict[str, list[Instance]] = {}
-    for instance in instances:
-        by_type.setdefault(instance.request_type, []).extend([instance] * (instance.repeats or 1))
-    for request_type, requests in by_type.items():
-        responses = getattr(live, request_type)(requests, disable_tqdm=True)
-        for instance, response in zip(requests, responses, strict=True):
-            watch.note_response(response)
-            instance.resps.append(response)
 
 
 def _seed(chunk: Iterable[Document]) -> int:

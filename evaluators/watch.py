@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,10 +24,11 @@ class LogitsWatch:
         nan = output.logits[:, -1].isnan().any()
         self._seen = nan if self._seen is None else self._seen | nan
 
-    def note_response(self, response: object) -> None:
-        """Look at a response of lm-eval's: a text, a log-likelihood, or a pair that begins with one."""
-        number = response[0] if isinstance(response, tuple) else response
-        self._in_response |= isinstance(number, float) and math.isnan(number)
+    def note_responses(self, responses: Iterable[object]) -> None:
+        """Look at responses: texts, log-likelihoods, or pairs that begin with one."""
+        for response in responses:
+            number = response[0] if isinstance(response, tuple) else response
+            self._in_response |= isinstance(number, float) and math.isnan(number)
 
     def check(self, task: str) -> None:
         """Raise CandidateError if any logits since the start of the watch were NaN."""

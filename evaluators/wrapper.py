@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -11,6 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from evomerge.errors import InputError
+from evomerge.evaluators.forward import embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,6 +51,15 @@ class LiveModel(HFLM):  # type: ignore[misc]
             self._memory[key] = array("q", super().tok_encode(string, add_special_tokens))
         return self._memory[key].tolist()
 
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Token ids of strings that are first seen within the block are forgotten behind it."""
+        held, self._memory = self._memory, {}
+        try:
+            yield
+        finally:
+            self._memory = held
+
     def count_cut(self, task: str, requests: Iterable[Instance]) -> int:
         """How many requests are too long for the model and lose their beginning, as lm-eval has it.
 
@@ -56,16 +67,21 @@ class LiveModel(HFLM):  # type: ignore[misc]
             InputError: an answer that is empty or alone exceeds the model, room for no prompt at all, or token ids
                 that the model's embedding does not have.
         """
-        rows = self.model.get_input_embeddings().weight.shape[0]
         cut = 0
         for request in requests:
             ids, room = self._fit(task, request)
             cut += len(ids) > room
-            if ids and max(ids) >= rows:
-                raise InputError(
-                    f"tokenizer must fit the model's {rows} embeddings, but task {task!r} needs token {max(ids)}"
-                )
+            self.require_known(task, [ids])
         return cut
+
+    def require_known(self, task: str, rows: Iterable[Sequence[int]]) -> None:
+        """Raise InputError for token ids that the model's embedding does not have."""
+        known = embeddings(self.model)
+        highest = max((max(ids) for ids in rows if len(ids)), default=0)
+        if highest >= known:
+            raise InputError(
+                f"tokenizer must fit the model's {known} embeddings, but task {task!r} needs token {highest}"
+            )
 
     def _fit(self, task: str, request: Instance) -> tuple[list[int], int]:
         """The tokens of a request and how many of them the model takes."""

@@ -188,7 +188,7 @@ def test_nan_logits_end_the_candidate_and_not_the_evaluator(
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (torch.OutOfMemoryError("no memory"), "out of memory on task 'choice' with batch_size 32; lower batch_size"),
+        (torch.OutOfMemoryError("no memory"), "out of memory with batch_size 1; take a device"),
         (RuntimeError("mat1 and mat2\nshapes"), "'choice' cannot be scored: RuntimeError: mat1 and mat2 shapes"),
         (IndexError("index out of range"), "'choice' cannot be scored: IndexError: index out of range"),
     ],
