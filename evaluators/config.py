@@ -173,7 +173,7 @@ class Racing(Frozen):
         margin: the least gain in the objective that is worth finding.
     """
 
-    error: float = Field(default=0.1, gt=0, lt=0.5)
+    error: float = Field(default=0.2, gt=0, lt=0.5)
     margin: float = Field(default=0.0, ge=0)
 
 
