@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +35,7 @@ class ProgressBar(Listener):
             TextColumn("{task.fields[told]}"),
             console=console,
         )
+        self._current: TaskID | None = None  # models that constraints refer to are scored before the first stage
         self._best: tuple[float, int] | None = None
         self._scored = 0
 
@@ -47,13 +56,15 @@ class ProgressBar(Listener):
 
     def step(self) -> None:
         """Move the bar."""
+        assert self._current is not None
         self._progress.advance(self._current)
 
     def documents(self, scored: int) -> None:
         """Count documents."""
         self._scored += scored
         best = f"best {self._best[0]:.4f}, " if self._best else ""
-        self._progress.update(self._current, told=f"{best}{self._scored} documents")
+        if self._current is not None:
+            self._progress.update(self._current, told=f"{best}{self._scored} documents")
 
     def trial(self, outcome: TrialOutcome) -> None:
         """Remember the best of those scored in full; say why a trial failed."""
@@ -87,13 +98,14 @@ def comparison_table(result: dict[str, Any]) -> RenderableType:
         low, high = row["difference_interval"]
         scores = [f"{row['tasks'][task]:.3f}" for task in tasks]
         gain = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        broken = "" if row.get("feasible", True) else " (breaks a constraint)"
+        broken = "" if row.get("feasible", True) else " *"
         table.add_row(f"{name}{broken}", *scores, f"{row['objective']:.3f}", gain)
     parts: list[RenderableType] = [table]
     if result.get("constraints"):
         chosen = "keeps them all" if result["feasible"] else "breaks some, as all finalists do,"
         parts += [
-            Text(f"constraints on {result['split']!r}; the winner {chosen} on the documents it was chosen by"),
+            Text(f"constraints on {result['split']!r} (*: broken)"),
+            Text(f"the winner {chosen} on the documents it was chosen by"),
             constraints_table(result["constraints"]),
         ]
     if len(result.get("front", [])) > 1:

@@ -160,13 +160,13 @@ class Run:
             return True
 
 
-def create_run(config: SearchConfig, folder: Path, tasks: Sequence[TaskMetric] = ()) -> Run:
+def create_run(config: SearchConfig, folder: Path, tasks: Sequence[TaskMetric]) -> Run:
     """A new run in a new or empty folder.
 
     Args:
         config: of the search.
         folder: absent or empty.
-        tasks: what is measured; not needed unless the objective is `pareto`.
+        tasks: what is measured.
 
     Raises:
         InputError: when the folder holds a run or anything else, or the database has a study of that name.

@@ -40,7 +40,7 @@ SCORED = "scored"  # [documents scored, documents that a full scoring takes]
 _MAY_DIFFER = ("search.trials", "search.timeout", "runtime")
 
 
-def create_study(storage: RDBStorage, config: SearchConfig, tasks: Sequence[TaskMetric] = ()) -> optuna.Study:
+def create_study(storage: RDBStorage, config: SearchConfig, tasks: Sequence[TaskMetric]) -> optuna.Study:
     """A new study named after the configuration, which it keeps.
 
     Its directions are all "maximize": with the objective `pareto` one for each task with a weight, else one.
@@ -48,7 +48,7 @@ def create_study(storage: RDBStorage, config: SearchConfig, tasks: Sequence[Task
     Args:
         storage: the database.
         config: of the search.
-        tasks: what is measured; not needed unless the objective is `pareto`.
+        tasks: what is measured.
 
     Raises:
         InputError: when the database holds a study of that name, or `pareto` has fewer than two tasks with a weight.
