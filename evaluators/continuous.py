@@ -91,7 +91,9 @@ def _run(model: Any, prompts: Sequence[list[int]], most: int, size: int) -> list
     """The tokens after each prompt, 1 to `most`; None: continuous batching failed."""
     attention = model.config._attn_implementation
     ends = list(end_tokens(model))
-    settings = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=ends or -1, pad_token_id=0)
+    settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, max_new_tokens=most, eos_token_id=ends or -1, pad_token_id=0
+    )
     try:
         outputs = model.generate_batch(
             prompts, generation_config=settings, continuous_batching_config=_sizes(prompts, most, size)
