@@ -67,10 +67,10 @@ class ProgressBar(Listener):
             self._progress.update(self._current, told=f"{best}{self._scored} documents")
 
     def trial(self, outcome: TrialOutcome) -> None:
-        """Remember the best of those scored in full; say why a trial failed."""
+        """Remember the best of those scored in full that keep the constraints; say why a trial failed."""
         if outcome.objective is None:
             self.note(f"trial {outcome.number} failed: {outcome.reason}")
-        elif outcome.estimated:
+        elif outcome.estimated or not outcome.feasible:
             return
         elif self._best is None or outcome.objective > self._best[0]:
             self._best = (outcome.objective, outcome.number)

@@ -32,8 +32,16 @@ class EventFile(Listener):
         self.write("stage", name=name, total=total, done=done)
 
     def trial(self, outcome: TrialOutcome) -> None:
-        """An event "trial"; a failed one has a reason instead of an objective."""
-        told = {"objective": outcome.objective} if outcome.objective is not None else {"reason": outcome.reason}
+        """An event "trial"; a failed one has a reason instead of an objective, an estimated one both."""
+        told: dict[str, Any] = {} if outcome.objective is None else {"objective": outcome.objective}
+        if outcome.reason:
+            told["reason"] = outcome.reason
+        if outcome.objective is not None:
+            told |= {
+                "estimated": outcome.estimated,
+                "documents": outcome.documents,
+                "feasible": outcome.feasible,
+            }
         self.write("trial", number=outcome.number, origin=outcome.origin, **told, tasks=outcome.tasks)
 
 

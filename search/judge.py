@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import optuna
@@ -21,6 +22,7 @@ from evomerge.search.problem import Problem
 from evomerge.search.proxy import ANCHOR_EVERY, predicted
 from evomerge.search.racing import Race
 from evomerge.search.scoring import CollapsedError, Rungs, Scorer, Spent
+from evomerge.search.spending import nominal_levels
 from evomerge.search.study import PROXY, SUBSET
 from evomerge.search.subset import choose_subset
 
@@ -71,6 +73,7 @@ class Judge:
         self._cache: dict[str, Scores] = {}
         self._races: dict[bool, Race] = {}
         self._raced: dict[tuple[bool, int], Scores] = {}
+        self._levels_of: dict[bool, tuple[float, ...]] = {}
 
     def judge(self, recipe: Recipe, number: int, spent: Spent) -> Judgement:
         """Score the candidate of trial `number`.
@@ -133,10 +136,11 @@ class Judge:
 
     def _why_stop(self, history: History, scores: Scores, look: int, is_subset: bool) -> str:
         """The reason to stop a candidate after rung `look`; "" to go on."""
-        if self._config.race is None or (self._config.subset is not None and not is_subset):
+        if self._config.race is None or not history.full or (self._config.subset is not None and not is_subset):
             return ""
-        if self._bounds.violated_for_sure(scores, self._totals, self._config.race.error):
-            return "breaks a constraint for sure"
+        level = self._levels(history, is_subset)[look]
+        if self._bounds.violated_for_sure(scores, self._totals, level):
+            return "cannot keep the constraints"
         if not history.leaders:
             return ""
         race, known = self._race(history, is_subset), self._on_plan(history, is_subset)
@@ -184,6 +188,16 @@ class Judge:
             rungs, _ = self._rungs(history)
             self._races[is_subset] = Race(self._tasks, self._config.objective, racing, rungs)
         return self._races[is_subset]
+
+    def _levels(self, history: History, is_subset: bool) -> tuple[float, ...]:
+        """At each look the level at which a constraint is given up, so that all looks together keep the error."""
+        if is_subset not in self._levels_of:
+            racing = self._config.race
+            assert racing is not None
+            sizes = [sum(map(len, rung)) for rung in self._rungs(history)[0]]
+            shares = [float(passed / sum(sizes)) for passed in accumulate(sizes)]
+            self._levels_of[is_subset] = nominal_levels(racing.error, shares)
+        return self._levels_of[is_subset]
 
     def _rungs(self, history: History) -> tuple[Rungs, bool]:
         """The rungs to climb, and whether they are of a subset."""

@@ -110,7 +110,7 @@ class Ledger:
         return table
 
     def count(self, split: str, besides: Collection[str] = ()) -> int:
-        """How many times a document of a split has been scored, in whichever metrics.
+        """How many times a trial has been scored on a document of a split, in whichever metrics.
 
         Args:
             split: of the documents.
@@ -131,6 +131,7 @@ class Ledger:
         return (
             select(_ROWS.c.recipe, _ROWS.c.task, _ROWS.c.document)
             .where(_ROWS.c.study == self._study, _ROWS.c.split == split, _ROWS.c.metric.not_in(besides))
+            .where(_ROWS.c.trial.is_not(None))
             .distinct()
         )
 

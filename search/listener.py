@@ -17,6 +17,7 @@ class TrialOutcome:
         tasks: each task's value of its metric.
         estimated: whether the objective is an estimate of what all documents would give.
         documents: how many were scored.
+        feasible: whether it keeps all constraints.
     """
 
     number: int
@@ -26,6 +27,7 @@ class TrialOutcome:
     tasks: dict[str, float] = field(default_factory=dict)
     estimated: bool = False
     documents: int = 0
+    feasible: bool = True
 
 
 class Listener:

@@ -127,7 +127,8 @@ class TrialLoop:
         if judgement.violations:
             trial.set_user_attr(attributes.CONSTRAINTS, judgement.violations)
             for name, violation in judgement.violations.items():
-                trial.set_constraint(name, violation)
+                if name not in trial.constraints:  # an interruption may have come after it was set
+                    trial.set_constraint(name, violation)
         return judgement
 
     def _outcome(self, trial: Trial, judgement: Judgement) -> TrialOutcome:
@@ -142,6 +143,7 @@ class TrialLoop:
             tasks=dict(zip(titles(tasks), judgement.means, strict=True)),
             estimated=bool(judgement.why),
             documents=judgement.documents,
+            feasible=all(violation <= 0 for violation in judgement.violations.values()),
         )
 
     def _next(self) -> Trial:

@@ -38,6 +38,13 @@ def full_score(toy: ToyRun, trial: Any) -> float:
     return objective(scores, toy.evaluator.tasks, toy.config.evaluate.objective)
 
 
+def test_no_candidate_is_stopped_before_one_is_scored_in_full(tmp_path: Path) -> None:
+    bound = {"constraints": [{"task": "left", "at_least": 0.99}], "racing": {"error": 0.4}}
+    toy = run(tmp_path / "bound", bound, trials=12)
+    first, *_ = full_trials(toy.study)
+    assert first.number == 0
+
+
 @pytest.mark.parametrize("kind", ["mean", "worst"])
 def test_a_race_scores_fewer_documents_and_finds_as_good_a_candidate(kind: str, tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", {"objective": kind, "racing": False})

@@ -52,6 +52,7 @@ def test_documents_count_once_whatever_metrics_they_have(tmp_path: Path) -> None
     ledger.record("b", 1, "search", [DocumentScore("t", f"d{n}", "x", 1.0) for n in range(6)])
     ledger.record("b", 1, "search", [DocumentScore("t", f"d{n}", "cheap", 1.0) for n in range(9)])
     ledger.record("b", 1, "select", [DocumentScore("t", "d9", "x", 1.0)])
+    ledger.record("base", None, "search", [DocumentScore("t", "d9", "x", 1.0)])  # no trial paid for it
     assert (ledger.count("search", besides=["cheap"]), ledger.widest("search", besides=["cheap"])) == (10, 6)
     assert (ledger.count("search"), ledger.widest("search")) == (13, 9)
 
