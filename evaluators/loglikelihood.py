@@ -21,7 +21,8 @@ from evomerge.evaluators.prefix import Root, picked, shareable
 from evomerge.evaluators.stems import LEAST, Stem, in_order, stems_of
 from evomerge.evaluators.tensors import StemBatch, Targets, batched, stem_batch
 
-BLOCK = 2**24  # logits that are turned to log-probabilities at a time
+BLOCK = {"cpu": 2**19}  # logits that are turned to log-probabilities at a time: what stays in a core's cache ...
+BLOCK_ELSEWHERE = 2**26  # ... and on any other kind of device
 
 
 Rows = Sequence[Encoded]  # of one request: their log-likelihoods add up
@@ -178,14 +179,16 @@ def log_probabilities(logits: torch.Tensor, targets: Targets, ends: Sequence[tor
     Returns:
         [N, 2]: natural logarithms, and 1 where no token was likelier, else 0.
     """
-    step = max(1, BLOCK // logits.shape[-1])
+    step = max(1, BLOCK.get(logits.device.type, BLOCK_ELSEWHERE) // logits.shape[-1])
     found = []
     parts = zip(*(torch.split(index, step) for index in targets), strict=True)
     for rows, columns, tokens in parts:
         block = logits[rows, columns].float()
-        highest, likeliest = block.max(dim=-1)
+        highest = block.amax(dim=-1)
         scored = block.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
-        greedy = likeliest == tokens
+        greedy = (scored == highest) & (tokens >= 0)
+        (tied,) = greedy.nonzero(as_tuple=True)  # of several that are likeliest the first counts, as in lm-eval
+        greedy[tied] = block[tied].argmax(dim=-1) == tokens[tied]
         for place, together in enumerate(ends):
             there = tokens == -1 - place
             scored = torch.where(there, block[:, together].logsumexp(dim=-1), scored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -53,13 +53,59 @@ def shareable(cache: Cache | None) -> Cache:
 
 
 def picked(cache: Cache, rows: torch.Tensor) -> Cache:
-    """A copy of some rows of a cache, in the order given, with repetitions.
+    """Some rows of a cache, in the order given, with repetitions; to be extended once, when they are copied.
 
     Args:
         cache: shareable.
         rows: indices, int64 [R], on the cache's device.
     """
-    return _mapped(cache, lambda states: states.index_select(0, rows.to(states.device)))
+    new = _mapped(cache, lambda states: states)
+    for place, layer in enumerate(new.layers):
+        assert isinstance(layer, DynamicLayer)
+        if layer.keys is None or layer.values is None:
+            continue
+        own = rows.to(layer.keys.device)
+        if type(layer) is DynamicLayer:
+            new.layers[place] = _Picked(layer.keys, layer.values, own)
+        else:
+            layer.batch_select_indices(own)
+    return new
+
+
+class _Picked(DynamicLayer):  # type: ignore[no-untyped-call]
+    """Rows of another layer that are copied as they are extended: once, where picking and then extending copies twice.
+
+    Args:
+        keys, values: [B, heads, P, width].
+        rows: int64 [R].
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, rows: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sources = (keys, values)
+        self._rows = rows
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all P + T tokens, [R, heads, P + T, width], given those of the T new ones."""
+        keys, values = self._sources
+        self.keys, self.values = self._extended(keys, key_states), self._extended(values, value_states)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """P, and after the update P + T."""
+        return (self._sources[0] if self.keys is None else self.keys).shape[-2]
+
+    def _extended(self, source: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        rows, heads, new, width = states.shape
+        length = source.shape[2]
+        whole = states.new_empty(rows, heads, length + new, width)
+        torch.index_select(source, 0, self._rows, out=whole[:, :, :length])
+        whole[:, :, length:] = states
+        return whole
 
 
 def common_prefix(sequences: Iterable[Sequence[int]]) -> int:

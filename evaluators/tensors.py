@@ -23,6 +23,8 @@ from evomerge.evaluators.stems import Rest, Stem, Target
 LOGITS = 2**27  # the most logits of one pass: rows x columns x vocabulary
 RESTS_PER_STEM = 4  # a batch of rests has up to so many times the rows of a batch of stems ...
 COLUMNS = 2**14  # ... as long as their copied keys and values are no more columns than this
+PASS = {"cpu": 64}  # a pass costs as much as so many tokens: worth it to leave out more padding than that ...
+PASS_ELSEWHERE = 4096  # ... and on any other kind of device
 
 
 class Targets(NamedTuple):
@@ -118,7 +120,8 @@ def stem_batch(
     step = max(1, LOGITS // (len(stems) * vocabulary)) if cached else width
     pieces = tuple(_pieces(numbers, max(stem.keep for stem in stems), width, step, device))
     most = min(RESTS_PER_STEM * size, max(size, COLUMNS // (root + width)))
-    rests = tuple(_rest_batch(part, numbers, mask, device) for part in _rest_parts(numbers.rests, most, vocabulary))
+    parts = _rest_parts(numbers.rests, most, vocabulary, PASS.get(device.type, PASS_ELSEWHERE))
+    rests = tuple(_rest_batch(part, numbers, mask, device) for part in parts)
     counts = [sum(1 for _ in stem.owners()) for stem in stems]
     return StemBatch(ids.to(device), mask.to(device), pieces, rests, numbers.order().to(device), counts)
 
@@ -162,13 +165,18 @@ def _pieces(numbers: _Numbers, keep: int, width: int, step: int, device: torch.d
 
 
 def _rest_parts(
-    rests: Sequence[tuple[int, int, Rest]], most: int, vocabulary: int
+    rests: Sequence[tuple[int, int, Rest]], most: int, vocabulary: int, pays: int
 ) -> Iterator[list[tuple[int, int, Rest]]]:
-    """Runs of the rests, longest first, of at most `most` rows and within the budget of logits."""
+    """Runs of the rests, longest first, of at most `most` rows, within the budget of logits, and with little padding."""
     begin = 0
+    lengths = [len(rest.ids) for _, _, rest in rests]
     while begin < len(rests):
-        fits = LOGITS // (len(rests[begin][2].ids) * vocabulary)
-        end = begin + max(1, min(most, fits))
+        fits = LOGITS // (lengths[begin] * vocabulary)
+        end = min(len(rests), begin + max(1, min(most, fits)))
+        saved = {cut: (lengths[begin] - lengths[cut]) * (end - cut) for cut in range(begin + 1, end)}
+        best = max(saved, key=saved.__getitem__, default=end)
+        if saved.get(best, 0) > pays:
+            end = best
         yield list(rests[begin:end])
         begin = end
 
