@@ -82,7 +82,7 @@ class Likelihoods:
 
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
-        self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[object, ...], Plan | None] = OrderedDict()
 
     def answers(
         self, name: str, task: TaskRows, keys: Sequence[str], forward: Forward, limit: BatchLimit
@@ -108,6 +108,8 @@ class Likelihoods:
             return None
         place = (name, tuple(keys), task.longest, forward.vocabulary, forward.device, sharing)
         plan = _kept(self._plans, place, lambda: _plan(task, documents, forward, sharing))
+        if plan is None:
+            return None
         return plan.run(forward, limit, self._roots.of(forward, task.root) if plan.rooted else None)
 
     def _sharing(self, task: TaskRows, rows: Sequence[Encoded], forward: Forward) -> Sharing:
@@ -119,27 +121,32 @@ class Likelihoods:
 def alone(task: TaskRows, keys: Sequence[str], forward: Forward) -> list[Answer]:
     """The answers of a model that cannot run rows together: one row at a time."""
     documents = [task.of_document[key] for key in keys]
-    return _plan(task, documents, forward, NOTHING).run(forward, BatchLimit(1))
+    return _shared(task, documents, forward, NOTHING).run(forward, BatchLimit(1))
 
 
-def _plan(task: TaskRows, documents: Sequence[Sequence[Rows]], forward: Forward, sharing: Sharing) -> Plan:
-    """The plan that shares as much as `sharing` and the batches' width allow."""
-    below = LADDER[LADDER.index(sharing) :] if sharing in LADDER else (NOTHING,)
-    for rung in below:
-        plan = Plan(
-            documents,
-            vocabulary=forward.vocabulary,
-            device=forward.device,
-            root=task.root if rung.root else (),
-            cached=rung.stems,
-            ends=task.ends,
-        )
+def _plan(task: TaskRows, documents: Sequence[Sequence[Rows]], forward: Forward, sharing: Sharing) -> Plan | None:
+    """The plan that shares as much as `sharing` and the batches' width allow; None: they do not allow a batch."""
+    for rung in LADDER[LADDER.index(sharing) :]:
+        plan = _shared(task, documents, forward, rung)
         if plan.columns <= reach(forward.model.config, rung):
-            break
-    return plan
+            return plan
+    return None
 
 
-def _kept(plans: OrderedDict[tuple[object, ...], Plan], place: tuple[object, ...], make: Callable[[], Plan]) -> Plan:
+def _shared(task: TaskRows, documents: Sequence[Sequence[Rows]], forward: Forward, sharing: Sharing) -> Plan:
+    return Plan(
+        documents,
+        vocabulary=forward.vocabulary,
+        device=forward.device,
+        root=task.root if sharing.root else (),
+        cached=sharing.stems,
+        ends=task.ends,
+    )
+
+
+def _kept(
+    plans: OrderedDict[tuple[object, ...], Plan | None], place: tuple[object, ...], make: Callable[[], Plan | None]
+) -> Plan | None:
     """The plan of this place, from those used last or made anew."""
     if place not in plans:
         plans[place] = make()

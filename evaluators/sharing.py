@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SCORED = 16  # tokens of a row that are compared
 LONGEST = 1024  # tokens of a row that is compared, without the root's ...
+LEAST = 12  # tokens that there have to be room for behind the root
 PADDED = 64  # ... and the fewest of the row that the others are padded to
 ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative
 NOISE = 3.0  # in other types: differences up to so many times those of two runs that should be equal ...
@@ -78,8 +79,12 @@ def sharing_of(forward: Forward, rows: Sequence[Encoded], root: tuple[int, ...],
     """
     kind = _kind(forward.model)
     for sharing in LADDER[0 if root else 1 :]:
+        most = min(longest, reach(forward.model.config, sharing))
+        if most < len(root) + LEAST:
+            continue
         if (kind, sharing) not in _found:
-            agrees = _agrees(forward, _samples(rows, len(root), longest), root if sharing.root else (), sharing)
+            samples = _samples(rows, len(root), int(most))
+            agrees = _agrees(forward, samples, root if sharing.root else (), sharing)
             if agrees is None:
                 return sharing
             _found[kind, sharing] = agrees
@@ -95,14 +100,12 @@ def reach(config: PreTrainedConfig, sharing: Sharing) -> float:
     """How many columns a batch may have with this sharing; infinite for most models.
 
     A sliding window counts columns: with padding behind the root, some of it would be lost. Rotary frequencies that
-    depend on the length of what is run would differ between a stem and its rests.
+    depend on the length of what is run would differ between the rows of a batch, and between a stem and its rests.
     """
     text = config.get_text_config(decoder=True)
-    limits = [math.inf]
+    limits = [_rope_reach(text)]
     if sharing.root:
         limits += [getattr(text, key, None) or math.inf for key in ("sliding_window", "attention_chunk_size")]
-    if sharing.root or sharing.stems:
-        limits.append(_rope_reach(text))
     return min(limits)
 
 
@@ -187,10 +190,10 @@ def _samples(rows: Sequence[Encoded], root: int, longest: int) -> Iterator[list[
     """Two documents of two rows each, of lengths far apart, so that one is mostly padding."""
     long, short = (pick(rows, key=lambda row: len(row.ids)) for pick in (max, min))
     most = max(2, min(LONGEST, longest - root - 2 - LONGER))
-    body = long.ids[root:]
+    body = long.read[root:]  # an end that is a set of tokens cannot be read
     body = body * math.ceil(PADDED / len(body)) if len(body) < PADDED else body
     yield _document(long.ids[:root], body[:most])
-    body = short.ids[root:][:most]
+    body = short.read[root:][:most]
     yield _document(short.ids[:root], body[len(body) // 2 :])
 
 

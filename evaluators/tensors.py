@@ -167,7 +167,7 @@ def _pieces(numbers: _Numbers, keep: int, width: int, step: int, device: torch.d
 def _rest_parts(
     rests: Sequence[tuple[int, int, Rest]], most: int, vocabulary: int, pays: int
 ) -> Iterator[list[tuple[int, int, Rest]]]:
-    """Runs of the rests, longest first, of at most `most` rows, within the budget of logits, and with little padding."""
+    """Runs of the rests, longest first: at most `most` rows, within the budget of logits, with little padding."""
     begin = 0
     lengths = [len(rest.ids) for _, _, rest in rests]
     while begin < len(rests):
