@@ -80,7 +80,7 @@ def stems_of(rows: Sequence[tuple[int, Encoded]], *, rooted: bool = False, least
         reading.setdefault(row.read.tobytes(), []).append((owner, row))
     firsts = [group[0][1].read for group in reading.values()]
     common = min(common_prefix(firsts), *(row.start for _, row in rows), *map(len, firsts))
-    if len(firsts) > 1 and (len(firsts) - 1) * common >= least * sum(map(len, firsts)):
+    if len(firsts) > 1 and common > 0 and (len(firsts) - 1) * common >= least * sum(map(len, firsts)):
         stem = Stem(firsts[0][:common], rooted)
         for group in reading.values():
             _hang(stem, group)
