@@ -22,6 +22,10 @@ LONGEST = 256  # tokens of a text that count
 BATCH = 32
 
 
+class CollapsedError(CandidateError):
+    """The candidate gives numbers, but no language is left in it."""
+
+
 class Guard:
     """Tells candidates apart from which no language is left.
 
@@ -55,15 +59,16 @@ class Guard:
         Before any source is noted, only that its perplexity is finite.
 
         Raises:
-            CandidateError: the perplexity is not finite, or too high; or the model fails on the texts.
+            CollapsedError: the perplexity is too high.
+            CandidateError: the perplexity is not finite, or the model fails on the texts.
         """
         if not self._rows or model.config.is_encoder_decoder:
             return
         perplexity = self.perplexity(model)
         if not math.isfinite(perplexity):
-            raise CandidateError(f"collapsed: perplexity on {len(self._rows)} prompts is {perplexity}")
+            raise CandidateError(f"perplexity on {len(self._rows)} prompts must be finite, but is {perplexity}")
         if self._worst > 0 and perplexity > self._factor * self._worst:
-            raise CandidateError(
+            raise CollapsedError(
                 f"collapsed: perplexity {perplexity:.4g} on {len(self._rows)} prompts is "
                 f"{perplexity / self._worst:.3g} times that of the worst source; the guard allows {self._factor:g}"
             )

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from evomerge.engine.recipe import Recipe
 from evomerge.evaluators import Scores
+from evomerge.evaluators.guard import CollapsedError
 from evomerge.search.constraints import Bounds
 from evomerge.search.history import History
 from evomerge.search.judgement import Judgement, combined_stderr, count, of_full, of_none, of_part, violations_of
@@ -21,7 +22,7 @@ from evomerge.search.listener import Listener
 from evomerge.search.problem import Problem
 from evomerge.search.proxy import ANCHOR_EVERY, predicted
 from evomerge.search.racing import Race
-from evomerge.search.scoring import CollapsedError, Rungs, Scorer, Spent
+from evomerge.search.scoring import Rungs, Scorer, Spent
 from evomerge.search.spending import nominal_levels
 from evomerge.search.study import PROXY, SUBSET
 from evomerge.search.subset import choose_subset

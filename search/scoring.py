@@ -20,10 +20,6 @@ Rungs = Sequence[Sequence[Sequence[Document]]]
 GUARD_PROMPTS = 4  # of each task
 
 
-class CollapsedError(CandidateError):
-    """The candidate cannot write any more; nothing but a few prompts was scored."""
-
-
 @dataclass
 class Spent:
     """What a candidate cost in seconds: proposing it, merging it, scoring it."""
@@ -126,9 +122,9 @@ class Scorer:
             start = time.perf_counter()
             try:
                 self._guard.check(self._merger.model)
-            except CandidateError as error:
+            except CandidateError:
                 self._live = None
-                raise CollapsedError(str(error)) from error
+                raise
             finally:
                 spent.score += time.perf_counter() - start
 

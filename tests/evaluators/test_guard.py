@@ -54,17 +54,17 @@ def test_a_candidate_is_held_against_the_worst_source(tokenizer: PreTrainedToken
     assert times > 3.0
 
 
-def test_what_is_not_finite_is_collapsed_and_no_bound(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_what_is_not_finite_fails_and_is_no_bound(tokenizer: PreTrainedTokenizerFast) -> None:
     guard = Guard(TEXTS, tokenizer, 2.0)
     broken = overwrite(random_model(0), math.nan)
     guard.refer(broken)
-    with pytest.raises(CandidateError, match="collapsed: perplexity on 3 prompts is nan"):
+    with pytest.raises(CandidateError, match="perplexity on 3 prompts must be finite, but is nan"):
         guard.check(broken)
     guard.check(random_model(1))  # without a source there is nothing to be held against
     guard.refer(random_model(1))
     guard.check(random_model(1))
     far = overwrite(random_model(1), 1e4)
-    with pytest.raises(CandidateError, match="collapsed: perplexity on 3 prompts is inf"):
+    with pytest.raises(CandidateError, match="perplexity on 3 prompts must be finite, but is inf"):
         guard.check(far)
 
 

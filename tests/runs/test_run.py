@@ -42,11 +42,14 @@ def test_status_has_the_contract_s_shape(finished: Path, evomerge: Command) -> N
     assert said.code == 0
     assert list(told) == ["name", "state", "trials", "best", "baselines", "documents", "seconds"]
     assert told["state"] == "finished"
-    assert told["trials"] == {"complete": 13, "pruned": 0, "failed": 0, "running": 0, "total": 13}
+    trials = told["trials"]
+    assert list(trials) == ["complete", "pruned", "failed", "running", "total"]
+    assert (trials["complete"] + trials["pruned"], trials["total"]) == (13, 13)
+    assert trials["pruned"] > 0
     assert set(told["baselines"]) == {"base", "reverse", "add", "facts", "uniform", "best sweep"}
     for row in told["best"]["tasks"].values():
         assert {"metric", "search", "select", "report"} <= set(row)
-    assert told["documents"]["scored"] == told["documents"]["full"] > 0
+    assert 0 < told["documents"]["scored"] < told["documents"]["full"]
     assert evomerge("status", finished).code == 0
 
 

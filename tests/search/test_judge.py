@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evomerge.engine.recipe import Recipe
-from evomerge.errors import CandidateError
+from evomerge.evaluators.guard import CollapsedError
 from evomerge.evaluators.objective import objective
 from evomerge.search import scoring
 from evomerge.search.study import ESTIMATED, PROXY, PRUNED, REASON, SCORED, STDERR, SUBSET, full_trials, trial_recipe
@@ -171,7 +171,7 @@ def test_a_collapsed_candidate_costs_nothing_and_is_told_the_worst(
 
         def check(self, model: Recipe) -> None:
             if quality(model, "left") < 0.5:
-                raise CandidateError("collapsed: no words")
+                raise CollapsedError("collapsed: no words")
 
     monkeypatch.setattr(scoring, "Guard", Guard)
     toy = run(tmp_path / "guard", {"racing": False, "guard": 10}, prompts=("a prompt",))
