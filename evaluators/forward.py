@@ -40,6 +40,7 @@ class Forward:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self._takes = set(inspect.signature(model.forward).parameters)
+        self._columns: dict[tuple[int, int], torch.Tensor] = {}
 
     @property
     def device(self) -> torch.device:
@@ -76,9 +77,23 @@ class Forward:
         if cache is not None:
             arguments["past_key_values"] = cache
         if "logits_to_keep" in self._takes:
-            arguments["logits_to_keep"] = keep
+            arguments["logits_to_keep"] = self._kept(keep, ids.shape[1])
         output = self.model(**arguments)
         return Output(output.logits[:, -keep:], output.past_key_values if use_cache else None)
+
+    def _kept(self, keep: int, columns: int) -> int | torch.Tensor:
+        """The columns whose logits are wanted, by number, so that the model copies them out of its hidden states.
+
+        A number of last columns is cut out as a view, and torch multiplies a view by weights without gradients as a
+        batch: on CPU with a copy of the weights for every row.
+        """
+        if keep == columns:
+            return keep
+        if (keep, columns) not in self._columns:
+            devices = set((getattr(self.model, "hf_device_map", None) or {}).values())
+            place = torch.device("cpu") if len(devices) > 1 else self.device
+            self._columns[keep, columns] = torch.arange(columns - keep, columns, device=place)
+        return self._columns[keep, columns]
 
 
 class PlainForward(Forward):
