@@ -54,7 +54,7 @@ def test_a_row_goes_on_from_a_root_and_from_picked_rows() -> None:
     logits = forward(rests, torch.cat([mask[[1, 0, 1]], torch.ones_like(rests)], 1), own, keep=2, use_cache=True).logits
     torch.testing.assert_close(logits[0], alone(ROWS[0][:3] + ROWS[1][:3])[-2:])
     torch.testing.assert_close(logits[1], alone(ROWS[0])[-2:])
-    torch.testing.assert_close(logits[2], alone(ROWS[0][:3] + [ROWS[1][0]] + ROWS[1][2:4])[-2:])
+    torch.testing.assert_close(logits[2], alone([*ROWS[0][:3], ROWS[1][0], *ROWS[1][2:4]])[-2:])
     assert own.get_seq_length() == 8
     assert shareable(first.cache).get_seq_length() == 6
 
