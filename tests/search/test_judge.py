@@ -72,47 +72,46 @@ def test_a_stopped_candidate_is_told_an_estimate_that_says_what_it_is(tmp_path: 
 
 
 MODES = {
-    "race": {"racing": True},
-    "worst": {"racing": True, "objective": "worst"},
-    "subset": {"racing": True, "subset": 30},
-    "proxy": {"racing": True, "proxy": "reference_loglikelihood"},
-    "constraint": {"racing": True, "constraints": [{"task": "left", "at_least": "a", "margin": 0.05}]},
-    "pareto": {"racing": True, "objective": "pareto"},
+    "race": (7, {"racing": True}),
+    "worst": (31, {"racing": True, "objective": "worst"}),
+    "subset": (226, {"racing": True, "subset": 30}),
+    "proxy": (345, {"racing": True, "proxy": "reference_loglikelihood"}),
+    "constraint": (58, {"racing": True, "constraints": [{"task": "left", "at_least": "a", "margin": 0.05}]}),
+    "pareto": (90, {"racing": True, "objective": "pareto"}),
 }
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("chunk", [7, 130])
-def test_after_a_crash_everything_is_decided_as_it_would_have_been(mode: str, chunk: int, tmp_path: Path) -> None:
-    sampler = "nsga2" if mode == "pareto" else "cmaes"
-    config = toy_config(evaluate=MODES[mode], search={"trials": TRIALS, "sampler": sampler, "seed": 5})
-    runs = []
-    for name in ("whole", "first", "second"):
-        folder = tmp_path / ("whole" if name == "whole" else "broken")
-        folder.mkdir(exist_ok=True)
-        toy = ToyRun(folder, config, sizes=SIZES, proxied={"left": 1.0} if mode == "proxy" else {})
-        if name == "first":
+def test_after_a_crash_everything_is_decided_as_it_would_have_been(mode: str, tmp_path: Path) -> None:
+    chunk, evaluate = MODES[mode]
+    sampler, trials = ("nsga2" if mode == "pareto" else "cmaes"), 18
+    config = toy_config(evaluate=evaluate, search={"trials": trials, "sampler": sampler, "seed": 5})
+    made = [tmp_path / "whole", tmp_path / "broken"]
+    for folder in made:
+        folder.mkdir()
 
-            def crash(done: int) -> None:
-                if done == chunk:
-                    raise CrashError
+    def toy(folder: Path) -> ToyRun:
+        return ToyRun(folder, config, sizes=SIZES, proxied={"left": 1.0} if mode == "proxy" else {})
 
-            toy.evaluator.before_chunk = crash
-            with pytest.raises(CrashError):
-                toy.run(TRIALS)
-        else:
-            toy.run(TRIALS)
-        runs.append(toy)
-    whole, first, second = runs
+    def crash(done: int) -> None:
+        if done == chunk:
+            raise CrashError
+
+    whole, first = toy(made[0]), toy(made[1])
+    whole.run(trials)
+    first.evaluator.before_chunk = crash
+    with pytest.raises(CrashError):
+        first.run(trials)
+    second = toy(made[1])
+    second.run(trials)
     assert second.history() == whole.history()
-    assert not set(first.evaluator.scored) & set(second.evaluator.scored)
     scored = first.evaluator.scored + second.evaluator.scored
     assert len(set(scored)) == len(scored)
     assert sorted(scored) == sorted(whole.evaluator.scored)
 
 
 def test_a_subset_stands_for_all_once_candidates_are_known(tmp_path: Path) -> None:
-    toy = run(tmp_path / "subset", {"racing": False, "subset": 30}, trials=40)
+    toy = run(tmp_path / "subset", {"racing": False, "subset": 30}, trials=26)
     chosen = toy.study.user_attrs[SUBSET]
     assert len(chosen["documents"]) == 60
     assert 0 < chosen["error"] < 0.1
@@ -132,12 +131,12 @@ def test_a_subset_stands_for_all_once_candidates_are_known(tmp_path: Path) -> No
 
 def test_a_stand_in_leads_where_it_ranks_as_the_metric_does(tmp_path: Path) -> None:
     evaluate = {"racing": False, "proxy": "reference_loglikelihood"}
-    good = run(tmp_path / "good", evaluate, trials=40, proxied={"left": 1.0, "right": 1.0})
-    bad = run(tmp_path / "bad", evaluate, trials=40, proxied={"left": -1.0, "right": -1.0})
+    good = run(tmp_path / "good", evaluate, trials=26, proxied={"left": 1.0, "right": 1.0})
+    bad = run(tmp_path / "bad", evaluate, trials=26, proxied={"left": -1.0, "right": -1.0})
     assert all(each["leads"] for each in good.study.user_attrs[PROXY].values())
     assert not any(each["leads"] for each in bad.study.user_attrs[PROXY].values())
     by_metric = [sum(not key[1].startswith("proxy") for key in toy.evaluator.scored) for toy in (good, bad)]
-    assert by_metric[0] < 0.7 * by_metric[1]
+    assert by_metric[0] < 0.8 * by_metric[1]
     assert not any(trial.user_attrs.get(ESTIMATED) for trial in bad.study.get_trials())
     predicted = [trial for trial in good.study.get_trials() if trial.user_attrs.get(ESTIMATED)]
     assert predicted
