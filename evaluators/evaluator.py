@@ -102,6 +102,6 @@ def make_evaluator(config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase) -
     return combined(config, tokenizer)
 
 
-def score_split(evaluator: Evaluator, model: PreTrainedModel, split: Split) -> Scores:
-    """All scores of a split, chunk by chunk. Raises as `Evaluator.score` does."""
-    return Scores(tuple(score for chunk in evaluator.chunks(split) for score in evaluator.score(model, chunk)))
+def score_split(evaluator: Evaluator, model: PreTrainedModel, split: Split, weights: str | None = None) -> Scores:
+    """All scores of a split, chunk by chunk; `weights` as in `Evaluator.score`. Raises as that does."""
+    return Scores(tuple(score for chunk in evaluator.chunks(split) for score in evaluator.score(model, chunk, weights)))

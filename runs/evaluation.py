@@ -23,6 +23,7 @@ from evomerge.evaluators import (
     score_split,
 )
 from evomerge.evaluators.objective import objective
+from evomerge.evaluators.types import titles
 from evomerge.runs.recipes import is_recipe, read_recipe
 from evomerge.search.config import SearchConfig
 from evomerge.sizes import parse_size
@@ -41,11 +42,19 @@ def evaluate(model: Any, tokenizer: Any, config: EvaluateConfig, split: SplitCho
         split: which documents.
 
     Raises:
-        InputError: when a task is wrong, or the split has no documents.
+        InputError: when a task is wrong, the split has no documents, or a task is measured against the base and the
+            configuration does not say which that is.
         CandidateError: when the model cannot be scored.
     """
     section = config.evaluate if isinstance(config, SearchConfig) else config
     evaluator = make_evaluator(section, tokenizer)
+    if evaluator.needs_reference:
+        if not isinstance(config, SearchConfig):
+            raise InputError(
+                "config must be a whole configuration where a task is measured against the base, "
+                "but got its section evaluate"
+            )
+        _refer(evaluator, config)
     return _scores(evaluator, model, split)
 
 
@@ -71,12 +80,16 @@ def evaluate_source(
         model = load_model(reference, config.merge.dtype, device)
         tokenizer = open_checkpoint(reference).tokenizer()
     evaluator = make_evaluator(config.evaluate, tokenizer)
+    if evaluator.needs_reference:
+        _refer(evaluator, config)
     scores = _scores(evaluator, model, _CHOICES[split])
     return {
         "model": source,
         "split": split,
         "objective": objective(scores, evaluator.tasks, config.evaluate.objective),
-        "tasks": {task.task: _told(scores, task) for task in evaluator.tasks},
+        "tasks": {
+            title: _told(scores, task) for title, task in zip(titles(evaluator.tasks), evaluator.tasks, strict=True)
+        },
     }
 
 
@@ -85,12 +98,17 @@ def _told(scores: Scores, task: TaskMetric) -> dict[str, Any]:
     return {"metric": task.label, "value": mean, "stderr": None if math.isnan(stderr) else stderr, "n": n}
 
 
+def _refer(evaluator: Evaluator, config: SearchConfig) -> None:
+    """Show the evaluator the base, in the precision of the candidates."""
+    evaluator.refer(load_model(config.models.base, config.merge.dtype, config.runtime.device))
+
+
 def _scores(evaluator: Evaluator, model: Any, split: SplitChoice) -> Scores:
     """Splits are scored one after another, in the chunks that a search scores them in."""
     wanted: tuple[Split, ...] = SPLITS if split == "all" else (split,)
     scores = Scores()
     for each in wanted:
-        scores |= score_split(evaluator, model, each)
+        scores |= score_split(evaluator, model, each, "given")
     if not scores.documents:
         raise InputError(f"the split must have documents, but {split!r} has none")
     return scores
