@@ -181,9 +181,10 @@ def log_probabilities(logits: torch.Tensor, targets: Targets, ends: Sequence[tor
     """
     step = max(1, BLOCK.get(logits.device.type, BLOCK_ELSEWHERE) // logits.shape[-1])
     found = []
-    parts = zip(*(torch.split(index, step) for index in targets), strict=True)
-    for rows, columns, tokens in parts:
-        block = logits[rows, columns].float()
+    flat = logits.reshape(-1, logits.shape[-1])
+    places = targets.rows * logits.shape[1] + targets.columns
+    for part, tokens in zip(torch.split(places, step), torch.split(targets.tokens, step), strict=True):
+        block = flat.index_select(0, part).float()
         highest = block.amax(dim=-1)
         scored = block.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
         greedy = (scored == highest) & (tokens >= 0)

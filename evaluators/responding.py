@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
     from evomerge.evaluators.requests import PreparedTask
 
-BATCH = {"cpu": 32}  # rows in a pass for batch_size "auto" ...
-BATCH_ELSEWHERE = 64  # ... and on any other kind of device
+BATCH = 64  # rows in a pass for batch_size "auto"
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Responder:
         """
         kind = model.device.type
         size = self._config.batch_size
-        start = BATCH.get(kind, BATCH_ELSEWHERE) if size == "auto" else size
+        start = BATCH if size == "auto" else size
         limit = self._limits.setdefault(kind, BatchLimit(start))
         if self._tokenizer.eos_token_id is None and self._tokenizer.bos_token_id is None:
             raise InputError("a tokenizer must have a begin or an end token, as lm-eval asks for one, but has neither")

@@ -21,6 +21,7 @@ import torch
 from evomerge.evaluators.stems import Rest, Stem, Target
 
 LOGITS = 2**27  # the most logits of one pass: rows x columns x vocabulary
+TOKENS = 2**14  # the most tokens of one pass of several rows: more are no faster and take memory
 RESTS_PER_STEM = 4  # a batch of rests has up to so many times the rows of a batch of stems ...
 COLUMNS = 2**14  # ... as long as their copied keys and values are no more columns than this
 PASS = {"cpu": 64}  # a pass costs as much as so many tokens: worth it to leave out more padding than that ...
@@ -82,7 +83,7 @@ class StemBatch:
 
 
 def batched(stems: Sequence[Stem], size: int, vocabulary: int) -> list[range]:
-    """Runs of at most `size` stems that keep to the budget of logits; rooted and other stems apart.
+    """Runs of at most `size` stems that keep to the budgets of logits and tokens; rooted and other stems apart.
 
     Args:
         stems: in the order of `in_order`.
@@ -90,13 +91,14 @@ def batched(stems: Sequence[Stem], size: int, vocabulary: int) -> list[range]:
         vocabulary: logits of a column.
     """
     runs: list[range] = []
-    begin, keep = 0, 0
+    begin, keep, width = 0, 0, 0
     for place, stem in enumerate(stems):
-        keep = max(keep, stem.keep)
-        full = place - begin >= size or (place + 1 - begin) * keep * vocabulary > LOGITS
+        keep, width = max(keep, stem.keep), max(width, len(stem.ids))
+        rows = place + 1 - begin
+        full = rows > size or rows * keep * vocabulary > LOGITS or rows * width > TOKENS
         if place > begin and (full or stem.rooted != stems[begin].rooted):
             runs.append(range(begin, place))
-            begin, keep = place, stem.keep
+            begin, keep, width = place, stem.keep, len(stem.ids)
     return [*runs, range(begin, len(stems))] if stems else []
 
 
