@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from evomerge.evaluators.wrapper import LiveModel
 
 REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
-WITH_END = True  # on the trained example the rank correlation with exact match is higher with the end than without
+# Without the end of an answer "19" would be as good as "1927". Rank correlations with exact match do not decide: over
+# 15 merges of two experts .96 and .95 a task with it, .96 and .95 without, and .91 and .96 of the mean.
+WITH_END = True
 
 _texts: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, list[str]] = weakref.WeakKeyDictionary()
 

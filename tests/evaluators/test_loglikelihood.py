@@ -22,6 +22,7 @@ from evomerge.evaluators.encode import Encoded, encode
 from evomerge.evaluators.forward import Forward
 from evomerge.evaluators.loglikelihood import Answer, Plan, log_probabilities
 from evomerge.evaluators.prefix import common_prefix, run_root
+from evomerge.evaluators.stems import Stem, Target, in_order
 from evomerge.evaluators.tensors import Targets
 from evomerge.evaluators.wrapper import LiveModel
 from tests.evaluators.conftest import random_model
@@ -185,6 +186,31 @@ def test_of_equally_likely_tokens_the_first_is_the_greedy_one() -> None:
     found = log_probabilities(logits, Targets(where, where, torch.tensor([2, 4, 5])), ())
     assert found[:, 1].tolist() == [1.0, 0.0, 0.0]
     assert found[:2, 0].tolist() == pytest.approx([3 - math.log(4 + 2 * math.exp(3))] * 2)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.booleans(), st.integers(0, 4)), max_size=20),
+    st.integers(1, 8),
+    st.integers(1, 50),
+)
+def test_batches_keep_to_their_budgets(shapes: list[tuple[int, bool, int]], size: int, vocabulary: int) -> None:
+    stems = in_order(
+        Stem(array("i", range(length)), rooted, [Target(0, min(last, length - 1), 0)])
+        for length, rooted, last in shapes
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors, "LOGITS", 200)
+        patch.setattr(tensors, "TOKENS", 60)
+        runs = tensors.batched(stems, size, vocabulary)
+    assert [place for run in runs for place in run] == list(range(len(stems)))
+    for run in runs:
+        part = [stems[place] for place in run]
+        assert len({stem.rooted for stem in part}) == 1
+        assert len(part) == 1 or (
+            len(part) <= size
+            and len(part) * max(len(stem.ids) for stem in part) <= 60
+            and len(part) * max(stem.keep for stem in part) * vocabulary <= 200
+        )
 
 
 @given(st.lists(st.lists(st.integers(0, 2), max_size=6), max_size=5))
