@@ -5,8 +5,8 @@
 FOLDER has a checkpoint `base/` and `tasks/math.jsonl`, whose lines have `input`, `target` and `choices`; without it
 only a tiny random Llama is measured. `forward_only_s` is the time inside of the model's calls while ours scores, by
 hooks around the model; `ours_s` is all of the same call; `harness_s` is `lm_eval.evaluate` with tasks loaded,
-`batch_size=32` and `bootstrap_iters=0`. Ways take turns, and medians are given. `max_difference` is the largest over documents, of their
-metrics and of the log-likelihoods of their requests. Prints a table, and one JSON object last.
+`batch_size=32` and `bootstrap_iters=0`. Ways take turns, and medians are given. `max_difference` is the largest over
+documents, of their metrics and of the log-likelihoods of their requests. Prints a table, and one JSON object last.
 """
 
 from __future__ import annotations
