@@ -61,6 +61,19 @@ def test_a_document_is_worth_what_its_reference_and_its_end_are(
         assert 0 < score.value < 1
 
 
+def test_in_a_chat_nothing_stands_between_prompt_and_answer(
+    config: Config, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    settings = {"apply_chat_template": True, **PROXY}
+    evaluator = LmEval(config({"task": "exact", "filter": "word"}, **settings), tokenizer)
+    for score in evaluator.score(model, evaluator.documents("search")[:5], proxy=True):
+        (request,) = evaluator._prepared["exact"].requests[score.document]
+        assert request.args[0].endswith("<assistant>")
+        ends = {1} | newline_tokens(tokenizer)
+        wanted = value(model, tokenizer, request.args[0], request.doc["answer"], ends)
+        assert score.value == pytest.approx(wanted, rel=1e-4)
+
+
 def test_tasks_without_a_stand_in_are_scored_as_ever(
     config: Config, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
