@@ -97,7 +97,7 @@ class Forward:
 
 
 class PlainForward(Forward):
-    """The model as lm-eval calls it: tokens and nothing else. For rows of one length; there is no cache."""
+    """The model as lm-eval calls it: tokens and nothing else. Padding stands on the right; there is no cache."""
 
     def __call__(
         self,
@@ -108,5 +108,5 @@ class PlainForward(Forward):
         keep: int = 1,
         use_cache: bool = False,
     ) -> Output:
-        """One forward pass, without a mask, which must be 1 everywhere."""
+        """One forward pass, without the mask; logits of padding mean nothing."""
         return Output(self.model(input_ids=ids).logits[:, -keep:], None)

@@ -16,12 +16,12 @@ import torch
 
 from evomerge.evaluators.batches import BatchLimit, in_batches
 from evomerge.evaluators.encode import Encoded
-from evomerge.evaluators.forward import Forward
+from evomerge.evaluators.forward import Forward, PlainForward
 from evomerge.evaluators.prefix import Root, picked, shareable
 from evomerge.evaluators.stems import LEAST, Stem, in_order, stems_of
 from evomerge.evaluators.tensors import StemBatch, Targets, batched, stem_batch
 
-BLOCK = {"cpu": 2**19}  # logits that are turned to log-probabilities at a time: what stays in a core's cache ...
+BLOCK = {"cpu": 2**18}  # logits that are turned to log-probabilities at a time: what stays in a core's cache ...
 BLOCK_ELSEWHERE = 2**26  # ... and on any other kind of device
 
 
@@ -146,9 +146,10 @@ class Plan:
             cache = root.rows(len(part))
         before = len(self._root) if rooted else 0
         found = []
+        run = PlainForward(forward.model) if batch.plain else forward
         for piece in batch.pieces:
             ids, mask = batch.ids[:, piece.begin : piece.end], batch.mask[:, : before + piece.end]
-            logits, cache = forward(ids, mask, cache, keep=piece.keep, use_cache=keeps)
+            logits, cache = run(ids, mask, cache, keep=piece.keep, use_cache=keeps)
             found.append(log_probabilities(logits, piece.targets, self._ends))
             del logits
         for rest in batch.rests:

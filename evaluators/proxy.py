@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from evomerge.evaluators.wrapper import LiveModel
 
 REFERENCE_LOGLIKELIHOOD = "reference_loglikelihood"
-# Without the end of an answer "19" would be as good as "1927". Rank correlations with exact match do not decide: over
-# 15 merges of two experts .96 and .95 a task with it, .96 and .95 without, and .91 and .96 of the mean.
+# Without the end of an answer "19" would be as good as "1927". On a trained example (merges of two experts, two tasks,
+# 600 answers each) right answers are told from wrong ones with an area under the curve of .995 and .927 with the end, and
+# of .993 and .900 without; over 15 merges either ranks as the metric does (Spearman .95 to .96 a task).
 WITH_END = True
 
 _texts: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, list[str]] = weakref.WeakKeyDictionary()

@@ -7,6 +7,10 @@ Layout of a batch (B stems, R rests, P tokens of the root, W columns of stems, T
 
 Stems end in one column, so that one column of logits serves all; rests start behind it, so that no padding stands
 between the tokens of a row, but behind a root. Positions count tokens alone.
+
+Where all is scored and nothing shared, as of long texts, rows are padded on the right and run without a mask:
+
+    stem, padding W                                   logits of all W columns
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from evomerge.evaluators.stems import Rest, Stem, Target
 
 LOGITS = 2**27  # the most logits of one pass: rows x columns x vocabulary
 TOKENS = 2**14  # the most tokens of one pass of several rows: more are no faster and take memory
+PLAIN = 0.9  # the share of columns whose logits are wanted, from which on all may as well be made
 RESTS_PER_STEM = 4  # a batch of rests has up to so many times the rows of a batch of stems ...
 COLUMNS = 2**14  # ... as long as their copied keys and values are no more columns than this
 PASS = {"cpu": 64}  # a pass costs as much as so many tokens: worth it to leave out more padding than that ...
@@ -72,6 +77,7 @@ class StemBatch:
         rests: run behind it.
         order: int64 [N], from the order of the stems to that in which targets are scored.
         counts: how many targets each stem has.
+        plain: padded on the right instead, and to be run without the mask; attention without one is faster.
     """
 
     ids: torch.Tensor
@@ -80,6 +86,7 @@ class StemBatch:
     rests: tuple[RestBatch, ...]
     order: torch.Tensor
     counts: list[int]
+    plain: bool
 
 
 def batched(stems: Sequence[Stem], size: int, vocabulary: int) -> list[range]:
@@ -115,17 +122,19 @@ def stem_batch(
         device: where the model takes its tokens.
         cached: whether keys and values may be kept, so that a batch can be run in pieces.
     """
-    width = max(len(stem.ids) for stem in stems)
-    ids, mask = _padded([stem.ids for stem in stems], left=True)
+    width, keep = max(len(stem.ids) for stem in stems), max(stem.keep for stem in stems)
+    step = max(1, LOGITS // (len(stems) * vocabulary)) if cached else width
+    plain = not root and not any(stem.rests for stem in stems) and keep >= PLAIN * width and step >= width
+    ids, mask = _padded([stem.ids for stem in stems], left=not plain)
     mask = torch.cat([torch.ones(len(stems), root, dtype=torch.long), mask], dim=1)
     numbers = _Numbers(stems)
-    step = max(1, LOGITS // (len(stems) * vocabulary)) if cached else width
-    pieces = tuple(_pieces(numbers, max(stem.keep for stem in stems), width, step, device))
+    of_stems = [_whole(numbers, stems, width, device)] if plain else _pieces(numbers, keep, width, step, device)
+    pieces = tuple(of_stems)
     most = min(RESTS_PER_STEM * size, max(size, COLUMNS // (root + width)))
     parts = _rest_parts(numbers.rests, most, vocabulary, PASS.get(device.type, PASS_ELSEWHERE))
     rests = tuple(_rest_batch(part, numbers, mask, device) for part in parts)
     counts = [sum(1 for _ in stem.owners()) for stem in stems]
-    return StemBatch(ids.to(device), mask.to(device), pieces, rests, numbers.order().to(device), counts)
+    return StemBatch(ids.to(device), mask.to(device), pieces, rests, numbers.order().to(device), counts, plain)
 
 
 class _Numbers:
@@ -153,6 +162,11 @@ class _Numbers:
     def order(self) -> torch.Tensor:
         """Places of the scored targets in the order of their numbers."""
         return torch.tensor(self.taken, dtype=torch.long).argsort()
+
+
+def _whole(numbers: _Numbers, stems: Sequence[Stem], width: int, device: torch.device) -> Piece:
+    found = [(number, row, len(stems[row].ids) - 1 - t.column, t.token) for number, row, t in numbers.own]
+    return Piece(0, width, width, numbers.take(found, device))
 
 
 def _pieces(numbers: _Numbers, keep: int, width: int, step: int, device: torch.device) -> Iterator[Piece]:
