@@ -30,12 +30,14 @@ class TaskRows(NamedTuple):
         root: the tokens that most rows begin with; () where there are few or none.
         ends: sets of tokens that end an answer; see `Plan`.
         longest: the most tokens that the model reads.
+        greedy: whether it matters which tokens are the most likely ones.
     """
 
     of_document: Mapping[str, Sequence[Rows]]
     root: tuple[int, ...]
     ends: tuple[torch.Tensor, ...]
     longest: int
+    greedy: bool = True
 
 
 def common_root(rows: Iterable[Encoded]) -> tuple[int, ...]:
@@ -141,6 +143,7 @@ def _shared(task: TaskRows, documents: Sequence[Sequence[Rows]], forward: Forwar
         root=task.root if sharing.root else (),
         cached=sharing.stems,
         ends=task.ends,
+        greedy=task.greedy,
     )
 
 

@@ -52,6 +52,7 @@ class Plan:
         least: the least share of a document's tokens that is worth another pass.
         cached: whether keys and values may be kept at all; without, only rows that read the same share anything.
         ends: sets of token ids; -1 - k at the end of a row stands for any token of set k.
+        greedy: find out whether tokens are the most likely ones; without, no answer is greedy.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class Plan:
         least: float = LEAST,
         cached: bool = True,
         ends: Sequence[torch.Tensor] = (),
+        greedy: bool = True,
     ) -> None:
         self._vocabulary = vocabulary
         self._device = device
         self._root = array("i", root if cached else ())
         self._cached = cached
+        self._greedy = greedy
         self._ends = [tokens.to(device) for tokens in ends]
         self._numbers: dict[tuple[bytes, int], int] = {}
         self._requests: list[list[int]] = []
@@ -150,12 +153,12 @@ class Plan:
         for piece in batch.pieces:
             ids, mask = batch.ids[:, piece.begin : piece.end], batch.mask[:, : before + piece.end]
             logits, cache = run(ids, mask, cache, keep=piece.keep, use_cache=keeps)
-            found.append(log_probabilities(logits, piece.targets, self._ends))
+            found.append(log_probabilities(logits, piece.targets, self._ends, self._greedy))
             del logits
         for rest in batch.rests:
             own = picked(shareable(cache), rest.stems)
             logits = forward(rest.ids, rest.mask, own, keep=rest.ids.shape[1], use_cache=True).logits
-            found.append(log_probabilities(logits, rest.targets, self._ends))
+            found.append(log_probabilities(logits, rest.targets, self._ends, self._greedy))
             del logits, own
         return list(torch.cat(found)[batch.order].split(batch.counts))  # type: ignore[no-untyped-call]
 
@@ -169,13 +172,16 @@ class Plan:
         return self._batches[part, size]
 
 
-def log_probabilities(logits: torch.Tensor, targets: Targets, ends: Sequence[torch.Tensor]) -> torch.Tensor:
+def log_probabilities(
+    logits: torch.Tensor, targets: Targets, ends: Sequence[torch.Tensor] = (), greedy: bool = True
+) -> torch.Tensor:
     """The log-probabilities of tokens, in float32, and whether each token was the most likely one.
 
     Args:
         logits: [B, K, V], of any floating type.
         targets: N tokens; -1 - k stands for any token of `ends[k]`.
         ends: sets of token ids.
+        greedy: look for the most likely tokens.
 
     Returns:
         [N, 2]: natural logarithms, and 1 where no token was likelier, else 0.
@@ -188,12 +194,13 @@ def log_probabilities(logits: torch.Tensor, targets: Targets, ends: Sequence[tor
         block = flat.index_select(0, part).float()
         highest = block.amax(dim=-1)
         scored = block.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
-        greedy = (scored == highest) & (tokens >= 0)
-        (tied,) = greedy.nonzero(as_tuple=True)  # of several that are likeliest the first counts, as in lm-eval
-        greedy[tied] = block[tied].argmax(dim=-1) == tokens[tied]
+        likeliest = (scored == highest) & (tokens >= 0) & greedy
+        if greedy:
+            (tied,) = likeliest.nonzero(as_tuple=True)  # of several that are likeliest the first counts, as in lm-eval
+            likeliest[tied] = block[tied].argmax(dim=-1) == tokens[tied]
         for place, together in enumerate(ends):
             there = tokens == -1 - place
             scored = torch.where(there, block[:, together].logsumexp(dim=-1), scored)
         whole = block.sub_(highest[:, None]).exp_().sum(dim=-1).log_()
-        found.append(torch.stack([scored - highest - whole, greedy.float()], dim=1))
+        found.append(torch.stack([scored - highest - whole, likeliest.float()], dim=1))
     return torch.cat(found)

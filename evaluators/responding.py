@@ -189,7 +189,8 @@ class Responder:
                 for row in rows
                 if request.request_type == "loglikelihood" and request.args[0]
             ]
-            return TaskRows(of_document, common_root(after_context), (), live.max_length)
+            rolling = all(r.request_type == "loglikelihood_rolling" for rs in prepared.requests.values() for r in rs)
+            return TaskRows(of_document, common_root(after_context), (), live.max_length, greedy=not rolling)
 
         return self._kept((prepared.name, attached.shape), live, rows)
 
