@@ -9,7 +9,7 @@ from evomerge.evaluators.config import EvaluateConfig
 from evomerge.evaluators.splits import rungs
 from evomerge.evaluators.types import SPLITS, Document, Split
 
-CHUNK = 64  # documents scored at a time: two batches of "auto" on CPU, one elsewhere
+CHUNK = 64  # documents scored at a time: one batch of "auto"
 FIRST_CHUNK = 8  # of a race, in the largest task
 
 Rungs = tuple[tuple[tuple[Document, ...], ...], ...]

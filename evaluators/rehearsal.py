@@ -63,9 +63,10 @@ def suits(forward: Forward, prompt: Sequence[int], root: Root | None = None) -> 
 
 
 def _distance(forward: Forward, prompt: Sequence[int], root: Root | None) -> float:
-    """How far logits are from transformers' own at most, in standard deviations over the vocabulary.
+    """How far logits are from transformers' own: the root mean square over the vocabulary, in its standard deviations.
 
-    Infinite where the loop fails and transformers does not.
+    That of the worst step and row; a maximum over many tokens would grow with the vocabulary. Infinite where the
+    loop fails and transformers does not.
     """
     head = len(root.ids) if root else 0
     rows = [list(prompt), [*prompt[:head], *prompt[head + (len(prompt) - head) // 2 :]]]
@@ -87,7 +88,7 @@ def _followed(batch: Batch, tokens: torch.Tensor, wanted: torch.Tensor) -> float
             batch.keep([1])
         places = [0, 1] if len(batch) == 2 else [1]
         logits, target = batch.logits(), wanted[places, step]
-        off = (logits - target).abs().amax(-1) / target.std(-1).clamp(min=1e-6)
+        off = (logits - target).square().mean(-1).sqrt() / target.std(-1).clamp(min=1e-6)
         worst = max(worst, float(off.max())) if not off.isnan().any() else math.nan
         if math.isnan(worst):
             return worst
