@@ -21,7 +21,7 @@ from evomerge.evaluators.prefix import Root, picked, shareable
 from evomerge.evaluators.stems import LEAST, Stem, in_order, stems_of
 from evomerge.evaluators.tensors import StemBatch, Targets, batched, stem_batch
 
-BLOCK = {"cpu": 2**18}  # logits that are turned to log-probabilities at a time: what stays in a core's cache ...
+BLOCK = {"cpu": 2**19}  # logits that are turned to log-probabilities at a time: what stays in a core's cache ...
 BLOCK_ELSEWHERE = 2**26  # ... and on any other kind of device
 
 
@@ -191,16 +191,15 @@ def log_probabilities(
     flat = logits.reshape(-1, logits.shape[-1])
     places = targets.rows * logits.shape[1] + targets.columns
     for part, tokens in zip(torch.split(places, step), torch.split(targets.tokens, step), strict=True):
-        block = flat.index_select(0, part).float()
-        highest = block.amax(dim=-1)
+        block = torch.log_softmax(flat.index_select(0, part), dim=-1, dtype=torch.float32)
         scored = block.gather(1, tokens.clamp(min=0)[:, None])[:, 0]
-        likeliest = (scored == highest) & (tokens >= 0) & greedy
+        likeliest = torch.zeros_like(tokens, dtype=torch.bool)
         if greedy:
+            likeliest = (scored == block.amax(dim=-1)) & (tokens >= 0)
             (tied,) = likeliest.nonzero(as_tuple=True)  # of several that are likeliest the first counts, as in lm-eval
             likeliest[tied] = block[tied].argmax(dim=-1) == tokens[tied]
         for place, together in enumerate(ends):
             there = tokens == -1 - place
             scored = torch.where(there, block[:, together].logsumexp(dim=-1), scored)
-        whole = block.sub_(highest[:, None]).exp_().sum(dim=-1).log_()
-        found.append(torch.stack([scored - highest - whole, likeliest.float()], dim=1))
+        found.append(torch.stack([scored, likeliest.float()], dim=1))
     return torch.cat(found)
