@@ -216,7 +216,7 @@ class EvaluateConfig(Frozen):
         constraints: floors under single tasks.
         splits: the shares of search, select and report.
         limit: at most so many documents of each task, chosen by hash before splitting; None: all.
-        batch_size: requests in one forward pass; "auto": 32 on CPU, 64 elsewhere.
+        batch_size: the most rows in one forward pass; "auto": 64.
         generation: how texts are generated: "batched", or "continuous" for transformers' continuous batching (CUDA).
         racing: stop candidates early that are clearly worse than the best; true, false, or a `Racing`.
         proxy: a cheap stand-in for generation tasks while the search runs; "reference_loglikelihood": the probability
