@@ -2,9 +2,9 @@
 
     python benchmarks/proxy.py CONFIG [--candidates 15] [--set evaluate.limit=160]
 
-CONFIG is a search with tasks that generate. Candidates are the base, each expert, the uniform merge, and random points of
-the box; all are scored on the documents of `search` by both. Prints a row a candidate and, last, one JSON object: Spearman's
-rank correlation for each task and for the objective, and the seconds that either way took.
+CONFIG is a search with tasks that generate. Candidates are the base, each expert, the uniform merge, and random points
+of the box; all are scored on the documents of `search` by both. Prints a row a candidate and, last, one JSON object:
+Spearman's rank correlation for each task and for the objective, and the seconds that either way took.
 """
 
 from __future__ import annotations
