@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,8 +17,8 @@ from evomerge.evaluators.config import EvaluateConfig, TaskSpec
 from evomerge.evaluators.entries import entries
 from evomerge.evaluators.evaluator import evaluator
 from evomerge.evaluators.files import read_documents
-from evomerge.evaluators.forward import Forward
-from evomerge.evaluators.padding import left_padded, rows_that_fit, vocabulary_of
+from evomerge.evaluators.forward import Forward, embeddings
+from evomerge.evaluators.padding import left_padded, rows_that_fit
 from evomerge.evaluators.planned import Planned
 from evomerge.evaluators.quiet import quiet
 from evomerge.evaluators.splits import assigned, ranked
@@ -104,11 +104,6 @@ class Divergence(Planned):
         return self._tasks
 
     @property
-    def proxies(self) -> Mapping[str, TaskMetric]:
-        """None: one forward pass is cheap already."""
-        return {}
-
-    @property
     def needs_reference(self) -> bool:
         """Always."""
         return True
@@ -178,7 +173,7 @@ class Divergence(Planned):
             raise InputError("kl_from_base must have causal language models, but got an encoder-decoder")
         forward = Forward(model.eval())  # type: ignore[no-untyped-call]
         room = self._max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        rows = vocabulary_of(model)
+        rows = embeddings(model)
         for (task, _), ids in self._ids.items():
             if room is not None and len(ids) > room:
                 raise InputError(f"prompts of task {task!r} must have at most {room} tokens, but one has {len(ids)}")
@@ -194,7 +189,7 @@ class Divergence(Planned):
             ((document.task, document.key) for document in documents), key=lambda place: -len(self._ids[place])
         )
         rows = [self._ids[place] for place in places]
-        limit = BatchLimit(rows_that_fit(rows, vocabulary_of(forward.model), self._batch_size))
+        limit = BatchLimit(rows_that_fit(rows, forward.vocabulary, self._batch_size))
 
         def run(part: Sequence[Place]) -> list[Any]:
             ids, mask = left_padded([self._ids[place] for place in part], forward.device)

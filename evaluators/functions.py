@@ -101,23 +101,6 @@ class Functions(Planned):
         """What is measured, in the order of the configuration."""
         return self._tasks
 
-    @property
-    def proxies(self) -> Mapping[str, TaskMetric]:
-        """None: nothing cheaper is known than the function itself."""
-        return {}
-
-    @property
-    def needs_reference(self) -> bool:
-        """Never."""
-        return False
-
-    def prompts(self, count: int) -> tuple[str, ...]:
-        """None: what a function makes of its documents is its own affair."""
-        return ()
-
-    def refer(self, model: PreTrainedModel) -> None:
-        """Nothing is needed of the base."""
-
     def fingerprint(self) -> str:
         """32 hexadecimal digits of SHA-256 over metrics, documents, chunks and the source of the functions' modules."""
         content: list[Any] = [[described(metric) for metric in self._tasks], self._chunk_size]

@@ -10,8 +10,8 @@ import torch
 
 from evomerge.errors import CandidateError, EvomergeError
 from evomerge.evaluators.batches import BatchLimit, in_batches
-from evomerge.evaluators.forward import Forward
-from evomerge.evaluators.padding import left_padded, rows_that_fit, vocabulary_of
+from evomerge.evaluators.forward import Forward, embeddings
+from evomerge.evaluators.padding import left_padded, rows_that_fit
 from evomerge.evaluators.quiet import quiet
 from evomerge.evaluators.taskfiles import one_line
 
@@ -78,7 +78,7 @@ class Guard:
         if not self._rows or model.config.is_encoder_decoder:
             return math.nan
         forward = Forward(model.eval())  # type: ignore[no-untyped-call]
-        limit = BatchLimit(rows_that_fit(self._rows, vocabulary_of(model), BATCH))
+        limit = BatchLimit(rows_that_fit(self._rows, embeddings(model), BATCH))
         try:
             with quiet(), torch.no_grad():
                 losses = in_batches(lambda rows: _losses(forward, rows), self._rows, limit)

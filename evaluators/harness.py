@@ -75,11 +75,6 @@ class LmEval(Planned):
         """The log-likelihoods of reference answers, where the configuration wants them."""
         return self._proxies
 
-    @property
-    def needs_reference(self) -> bool:
-        """Never."""
-        return False
-
     def prompts(self, count: int) -> tuple[str, ...]:
         """The texts of the first `count` documents of each task in `search`: a prompt and what may follow it."""
         texts = []
@@ -87,9 +82,6 @@ class LmEval(Planned):
             for document in islice((d for d in prepared.documents if d.split == "search"), count):
                 texts.append(sample_text(prepared.task, prepared.requests[document.key][0]))
         return tuple(texts)
-
-    def refer(self, model: PreTrainedModel) -> None:
-        """Nothing is needed of the base."""
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits of SHA-256 over all that scores depend on beside the model.

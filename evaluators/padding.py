@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 LOGITS = 2**26  # numbers in a batch's logits: 256 MB in float32
 
@@ -19,13 +15,6 @@ def left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[to
     ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=device)
     return ids, mask
-
-
-def vocabulary_of(model: PreTrainedModel) -> int:
-    """How many token ids a model's input has."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.shape[0]
 
 
 def rows_that_fit(rows: Sequence[Sequence[int]], vocabulary: int, most: int) -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from evomerge.evaluators.config import EvaluateConfig
 from evomerge.evaluators.splits import rungs
-from evomerge.evaluators.types import SPLITS, Document, Split
+from evomerge.evaluators.types import SPLITS, Document, Split, TaskMetric
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 64  # documents scored at a time: one batch of "auto"
 FIRST_CHUNK = 8  # of a race, in the largest task
@@ -30,7 +34,24 @@ class Planned:
         self._of_task = tuple(of_task)
         everything = [document for documents in of_task.values() for document in documents]
         self._order = {document: place for place, document in enumerate(everything)}
-        self._plan = {split: self.planned([d for d in everything if d.split == split]) for split in SPLITS}
+        self._plan = {split: self._rungs([d for d in everything if d.split == split], split) for split in SPLITS}
+
+    @property
+    def proxies(self) -> Mapping[str, TaskMetric]:
+        """None, unless an evaluator knows something cheaper than its metrics."""
+        return {}
+
+    @property
+    def needs_reference(self) -> bool:
+        """No, unless an evaluator measures against the base."""
+        return False
+
+    def prompts(self, count: int) -> tuple[str, ...]:
+        """None, unless an evaluator has texts."""
+        return ()
+
+    def refer(self, model: PreTrainedModel) -> None:
+        """Nothing is needed of the base, unless an evaluator says so."""
 
     def documents(self, split: Split) -> tuple[Document, ...]:
         """The documents of a split, in the order of `chunks`."""
@@ -45,9 +66,12 @@ class Planned:
         return self._plan[split]
 
     def planned(self, documents: Sequence[Document]) -> Rungs:
-        """Rungs for some of the documents; small at first where candidates race."""
+        """Rungs for some of the documents of `search`; small at first where candidates race."""
+        return self._rungs(documents, "search")
+
+    def _rungs(self, documents: Sequence[Document], split: Split) -> Rungs:
         of_task = {name: [d for d in documents if d.task == name] for name in self._of_task}
-        return rungs(of_task, self._chunk_size, self._first)
+        return rungs(of_task, self._chunk_size, self._first if split == "search" else None)
 
     def _by_task(self, documents: Iterable[Document]) -> dict[str, list[Document]]:
         """The documents of each task, in the common order. Raises ValueError for one of another evaluator."""

@@ -69,14 +69,25 @@ def test_engine_equals_reference(method, data):
     values = data.draw(values_of(method, experts))
     got = engine_merge(method, base, models, values, seed=7).double()
     right = torch.zeros(shape, dtype=torch.bool)
+    rtol = 4e-6 * (cancellation(base, models, values) if method.name == "karcher" else 1.0)
     for nearby in as_good_as(values, base.numel()):
         want = reference_merge(method.name, base, models, nearby, parameter=PARAMETER, seed=7)
         right |= torch.isclose(
-            got, want, rtol=4e-6, atol=4e-6 * max(1.0, float(want.abs().max()) if want.numel() else 0)
+            got, want, rtol=rtol, atol=rtol * max(1.0, float(want.abs().max()) if want.numel() else 0)
         )
         if right.all():
             break
     assert right.all(), f"{(~right).sum()} of {right.numel()} elements differ"
+
+
+def cancellation(base, models, values):
+    """How much the mean of directions that pull against each other magnifies rounding: sum of pulls over their mean."""
+    origin = base.double() if values["task_vectors"] else torch.zeros_like(base, dtype=torch.float64)
+    vectors = [(model.double() - origin).flatten() for model in models.values()]
+    pulls = [(w, v / v.norm()) for w, v in zip(values["weight"], vectors, strict=True) if v.norm() > 0]
+    total = sum(w for w, _ in pulls)
+    left = float(sum(w * unit for w, unit in pulls).norm()) if pulls else 0.0
+    return total / left if left > 0 else 1.0
 
 
 def as_good_as(values, numel):
