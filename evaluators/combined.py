@@ -12,12 +12,11 @@ from evomerge.errors import InputError
 from evomerge.evaluators.config import EvaluateConfig, Kind
 from evomerge.evaluators.entries import entries
 from evomerge.evaluators.evaluator import EVALUATORS, Evaluator
+from evomerge.evaluators.planned import Rungs
 from evomerge.evaluators.types import SPLITS, Document, DocumentScore, Split, TaskMetric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Rungs = tuple[tuple[tuple[Document, ...], ...], ...]
 
 
 class Combined:
