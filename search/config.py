@@ -67,20 +67,36 @@ class SearchSection(Frozen):
     """The section `search`.
 
     Attributes:
-        sampler: who proposes candidates.
+        sampler: who proposes candidates: "auto", a sampler's name, or `package.module:Class` of an Optuna sampler.
+        sampler_options: keyword arguments of the sampler.
         trials: candidates in all, warm starts included.
         timeout: stop proposing after so many seconds (or `30m`, `2h`); None: no limit.
         seed: of everything random. The same seed gives the same search.
-        warm_start: candidates to try first.
+        warm_start: candidates to try first: "uniform", "experts", "sweep", "gradient", or the path of a recipe.
         finalists: how many of the best candidates are scored again on the split `select`.
+        stop: "auto" ends the search before `trials` when more are not worth it.
+        compare: searches of equal budget to compare with: "random".
     """
 
     sampler: str = "auto"
+    sampler_options: dict[str, Any] = Field(default_factory=dict)
     trials: int = Field(default=60, ge=1)
     timeout: Annotated[float | None, BeforeValidator(seconds)] = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**31)
     warm_start: tuple[str, ...] = ("uniform", "experts", "sweep")
     finalists: int = Field(default=5, ge=1)
+    stop: Literal["auto"] | None = None
+    compare: Annotated[tuple[Literal["random"], ...], BeforeValidator(_listed)] = ()
+
+    def relative_to(self, folder: Path) -> SearchSection:
+        """The same with the paths of recipes relative to `folder`."""
+        starts = [str(folder / start) if is_recipe_file(start) else start for start in self.warm_start]
+        return self.model_copy(update={"warm_start": tuple(starts)})
+
+
+def is_recipe_file(warm_start: str) -> bool:
+    """Whether an entry of `search.warm_start` is the path of a recipe, and no name."""
+    return "/" in warm_start or warm_start.endswith((".yaml", ".yml", ".json"))
 
 
 class RuntimeConfig(Frozen):
@@ -151,7 +167,10 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> SearchC
             "experts": tuple(expert.relative_to(folder) for expert in config.models.experts),
         }
     )
-    return config.model_copy(update={"models": models, "evaluate": config.evaluate.relative_to(folder)})
+    search = config.search.relative_to(folder)
+    return config.model_copy(
+        update={"models": models, "evaluate": config.evaluate.relative_to(folder), "search": search}
+    )
 
 
 def parse_config(raw: dict[str, Any], source: str) -> SearchConfig:

@@ -7,7 +7,7 @@ on the finished trials before it and on nothing that a process holds in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from evomerge.errors import InputError, unknown_name
+from evomerge.evaluators import Scores, TaskMetric
 from evomerge.registry import Registry
 from evomerge.spaces import METHOD, Space
 
@@ -32,12 +33,24 @@ class SamplerContext:
         number: of the trial, counted from 0.
         distributions: every dimension of the space by name.
         objectives: how many values a trial has.
+        options: keyword arguments from the configuration.
+        space: that the distributions are of; None where only they are known.
+        tasks: what is measured.
+        trials: how many there will be in all.
+        scores: gives the document scores on `search` of a trial.
+        explain: is told, in one line, of a decision behind the proposal.
     """
 
     run_seed: int
     number: int
     distributions: Mapping[str, BaseDistribution]
     objectives: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    space: Space | None = None
+    tasks: tuple[TaskMetric, ...] = ()
+    trials: int = 100
+    scores: Callable[[FrozenTrial], Scores] = lambda trial: Scores()
+    explain: Callable[[str], None] = lambda line: None
 
     @property
     def seed(self) -> int:

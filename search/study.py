@@ -35,9 +35,12 @@ ESTIMATED = "estimated"  # true: the trial was not scored on every document by t
 PRUNED = "pruned"  # true: the trial was stopped before its last document
 STDERR = "stderr"  # of an estimated objective, against the full score
 CONSTRAINTS = "constraints"  # violation by the bound's name; kept where at most 0
+NOTES = "notes"  # lines on the decisions behind a proposal
+TOLD = "told"  # a count that orders trials by when they were told
+NOISE = "noise"  # standard error of a full objective, its documents taken as a sample of all there might be
 SCORED = "scored"  # [documents scored, documents that a full scoring takes]
 
-_MAY_DIFFER = ("search.trials", "search.timeout", "runtime")
+_MAY_DIFFER = ("search.trials", "search.timeout", "search.stop", "search.compare", "runtime")
 
 
 def create_study(storage: RDBStorage, config: SearchConfig, tasks: Sequence[TaskMetric]) -> optuna.Study:

@@ -26,6 +26,7 @@ class Dimension:
         parameter, expert: which of the method's parameters it is a coefficient of, and whose ("": all experts').
         modules: the group of modules; "" where embeddings, final norm and head have numbers of their own.
         column: the basis function over depth; of the numbers that stack layers the slot.
+        is_gate: whether it is 0 or 1.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Dimension:
     expert: str
     modules: str
     column: int
+    is_gate: bool = False
 
 
 @dataclass(frozen=True)

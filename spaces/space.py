@@ -77,6 +77,10 @@ class Space:
             for modules, column in self._cells()
         )
 
+    def active(self, point: Mapping[str, float | str]) -> tuple[Dimension, ...]:
+        """The dimensions that the recipe of a whole point depends on, in their order."""
+        return self.dimensions(str(point.get(METHOD, self.methods[0])))
+
     def recipe(self, point: Mapping[str, float | str]) -> Recipe:
         """The recipe of a point that has an entry for every dimension of its method.
 
