@@ -39,6 +39,7 @@ class SamplerContext:
         trials: how many there will be in all.
         scores: gives the document scores on `search` of a trial.
         explain: is told, in one line, of a decision behind the proposal.
+        keep: is told a name and a plain value that stay with the trial as a user attribute.
     """
 
     run_seed: int
@@ -51,6 +52,7 @@ class SamplerContext:
     trials: int = 100
     scores: Callable[[FrozenTrial], Scores] = lambda trial: Scores()
     explain: Callable[[str], None] = lambda line: None
+    keep: Callable[[str, Any], None] = lambda name, value: None
 
     @property
     def seed(self) -> int:
