@@ -19,6 +19,7 @@ from scipy.stats import t as student
 from evomerge.errors import CandidateError, InputError, unknown_name
 from evomerge.evaluators import Scores, TaskMetric
 from evomerge.evaluators.config import Constraint, EvaluateConfig
+from evomerge.search.jackknife import pseudo_values
 
 BASE = "base"
 LEAST_SEEN = 8  # documents of a task, before anything is said of the others
@@ -122,27 +123,19 @@ class Bound:
     def _shares(self, scores: Scores) -> npt.NDArray[np.float64]:
         """Each document's share in the violation, n; their mean is the violation.
 
-        For a ratio, the jackknife's pseudo-values (Efron and Tibshirani 1993, section 11.5).
+        For a ratio, the jackknife's `pseudo_values`.
         """
-        mine = _pseudo_values(self.task, scores)
+        mine = pseudo_values(self.task, scores.values(self.task), scores.items(self.task))
         if self.against is None:
             return self.sign * (mine - self.limit)
         there = ~np.isnan(mine)
-        others = _pseudo_values(self.task, self.against_on(scores))
+        against = self.against_on(scores)
+        others = pseudo_values(self.task, against.values(self.task), against.items(self.task))
         return (self.sign * (mine - others) - self.margin)[there & ~np.isnan(others)]
 
 
 def _is_share(values: npt.NDArray[np.float64]) -> bool:
     return bool(np.nanmin(values) >= 0 and np.nanmax(values) <= 1)
-
-
-def _pseudo_values(task: TaskMetric, scores: Scores) -> npt.NDArray[np.float64]:
-    values = scores.values(task)
-    if task.aggregation.is_mean:
-        return values
-    n = len(values)
-    left_out = task.aggregation.resampled(values, scores.items(task), 1.0 - np.eye(n))
-    return n * task.aggregation.of(values, scores.items(task)) - (n - 1) * left_out
 
 
 @dataclass(frozen=True)

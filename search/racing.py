@@ -14,10 +14,10 @@ from scipy.special import stdtr
 from evomerge.evaluators import Document, Scores, TaskMetric
 from evomerge.evaluators.config import Racing
 from evomerge.evaluators.objective import Objective
+from evomerge.search.jackknife import pseudo_values
 from evomerge.search.spending import nominal_levels
 
 _MEMBERS = 8  # more fully scored candidates than that predict a document hardly better
-_GROUPS = 24  # of documents left out in turn, where a task's number is a function of all its documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Race:
         """
         references = self._references_to([(member,) for member in front])
         members = [[difference(each, candidate) for each in of_member] for of_member in references]
-        ps = [max(_p(part, self._racing.margin) for part in parts) for parts in members]
+        ps = [max(p_value(part, self._racing.margin) for part in parts) for parts in members]
         nearest = int(np.argmin(ps))
         gap = max(part.mean for part in members[nearest])
         return self._judged(gap, ps[nearest], self._levels_among(len(front))[look], look)
@@ -143,8 +143,8 @@ class Race:
         total = sum(task.weight for task in self._tasks)
         shares = [task.weight / total for task in self._tasks]
         names = [task.task for task in self._tasks]
-        whole = _stratified(parts, shares, names)
-        return whole.mean, _p(whole, self._racing.margin)
+        whole = stratified(parts, shares, names)
+        return whole.mean, p_value(whole, self._racing.margin)
 
     def _worst(self, parts: Sequence[Difference], references: Sequence[Reference]) -> tuple[float, float]:
         """The difference of the worst tasks and its p-value.
@@ -155,7 +155,7 @@ class Race:
         """
         known = [reference.number for reference in references]
         worst = min(known)
-        p = min(_p(part, self._racing.margin + worst - number) for part, number in zip(parts, known, strict=True))
+        p = min(p_value(part, self._racing.margin + worst - number) for part, number in zip(parts, known, strict=True))
         gap = min(number + part.mean for number, part in zip(known, parts, strict=True)) - worst
         return gap, min(1.0, p * len(parts))
 
@@ -226,10 +226,8 @@ class Reference:
 def difference(reference: Reference, candidate: Scores) -> Difference:
     """How much higher the candidate's signed number is than the incumbent's, from the documents that it has.
 
-    A number other than a mean enters by its jackknife pseudo-values A + (n - 1) (the mean of A without one - A without
-    i), whose mean is A and whose variance is the jackknife's (Efron and Tibshirani, An Introduction to the Bootstrap,
-    1993, equation 11.5). A document on
-    which anybody has no value does not count.
+    A number other than a mean enters by its jackknife's `pseudo_values`. A document on which anybody has no value does
+    not count.
 
     Raises:
         ValueError: the incumbent lacks a document that the candidate has.
@@ -252,21 +250,8 @@ def difference(reference: Reference, candidate: Scores) -> Difference:
         reach = float(np.ptp(np.concatenate([mine, theirs[0]])))
     gains = task.sign * (mine - theirs.mean(axis=0))
     unseen = (total - len(there)) * len(gains) / len(there)
-    gain = _of_sample(gains, unseen, reach)
+    gain = of_sample(gains, unseen, reach)
     return gain._replace(mean=gain.mean + reference.lead)
-
-
-def pseudo_values(task: TaskMetric, values: NDArray[np.float64], items: Sequence[str | None]) -> NDArray[np.float64]:
-    """The jackknife's pseudo-values of a task's number, centred on it: one a document.
-
-    Where the number is a function of all documents, and dear, there is one for each of at most 24 groups of documents.
-    """
-    count = len(values)
-    groups = count if task.aggregation.corpus is None else min(count, _GROUPS)
-    left_out = np.arange(count) * groups // count
-    kept = (left_out[None, :] != np.arange(groups)[:, None]).astype(np.float64)
-    numbers = task.aggregation.resampled(values, items, np.vstack([np.ones(count), kept]))
-    return np.asarray(numbers[0] + (groups - 1) * (numbers[1:].mean() - numbers[1:]))
 
 
 def _reach(values: NDArray[np.float64]) -> float:
@@ -274,7 +259,7 @@ def _reach(values: NDArray[np.float64]) -> float:
     return 1.0 if np.isin(values, (0.0, 1.0)).all() else float(np.ptp(values))
 
 
-def _of_sample(gains: NDArray[np.float64], unseen: float, reach: float) -> Difference:
+def of_sample(gains: NDArray[np.float64], unseen: float, reach: float) -> Difference:
     """The mean of a sample of n without replacement from n + `unseen`.
 
     Its spread is measured with the pseudo-observations of Agresti and Min: half a gain of `reach`, half a loss, a tie.
@@ -287,7 +272,7 @@ def _of_sample(gains: NDArray[np.float64], unseen: float, reach: float) -> Diffe
     return Difference(float(gains.mean()), variance, skew, n - 1)
 
 
-def _stratified(parts: Sequence[Difference], shares: Sequence[float], names: Sequence[str]) -> Difference:
+def stratified(parts: Sequence[Difference], shares: Sequence[float], names: Sequence[str]) -> Difference:
     """The weighted sum of differences; those of one task share documents and count as perfectly correlated."""
     mean = sum(share * part.mean for share, part in zip(shares, parts, strict=True))
     strata: dict[str, tuple[float, float, float]] = {}
@@ -302,7 +287,7 @@ def _stratified(parts: Sequence[Difference], shares: Sequence[float], names: Seq
     return Difference(mean, variance, sum(skew**3 for _, skew, _ in strata.values()), variance**2 / lost)
 
 
-def _p(part: Difference, margin: float) -> float:
+def p_value(part: Difference, margin: float) -> float:
     """P(a difference as low as this), were it `margin` in truth."""
     if math.isinf(part.variance) or math.isnan(part.mean):
         return 1.0
