@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ class Dimension:
         modules: the group of modules; "" where embeddings, final norm and head have numbers of their own.
         column: the basis function over depth; of the numbers that stack layers the slot.
         is_gate: whether it is 0 or 1.
+        depth: the centre of its basis function, from 0 (before the first layer) to 1 (behind the last); None for
+            numbers that lie at no place: those for all layers, levels and cosines, outside of layers, stacking.
     """
 
     name: str
@@ -37,11 +39,14 @@ class Dimension:
     modules: str
     column: int
     is_gate: bool = False
+    depth: float | None = None
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Coefficients c [K] give layer l the value sum over k of matrix[l][k] * c[k].
+    """Coefficients c [K] give layer l the value sum over k of matrix[l][k] * c[k]; each has the parameter's bounds.
+
+    A basis of another form derives from it and overrides `bounds`, `flat`, `value`, `slopes` and `fit`.
 
     Attributes:
         names: K short names, unique.
@@ -54,6 +59,44 @@ class Basis:
     matrix: tuple[tuple[float, ...], ...]
     constant: tuple[float, ...]
     stacking: Stacking | None = None
+
+    def bounds(self, column: int, low: float, high: float) -> tuple[float, float]:
+        """The bounds of a coefficient, where the parameter's are `[low, high]`."""
+        return low, high
+
+    def flat(self, value: float) -> tuple[float, ...]:
+        """The coefficients [K] with which every layer has `value`."""
+        return tuple(value * each for each in self.constant)
+
+    def value(self, layer: int, coefficients: Sequence[float], low: float, high: float) -> float:
+        """The value of a layer, in `[low, high]` for coefficients [K] in their bounds; of flat ones exact."""
+        row = self.matrix[layer]
+        first = next(column for column, weight in enumerate(row) if weight * self.constant[column])
+        level = coefficients[first] / self.constant[first]
+        value = level + sum(
+            weight * (coefficient - level * constant)
+            for weight, coefficient, constant in zip(row, coefficients, self.constant, strict=True)
+            if weight
+        )
+        return min(max(value, low), high)  # against rounding: a method refuses a density of 1 + 1e-16
+
+    def slopes(self, layer: int, coefficients: Sequence[float], low: float, high: float) -> tuple[float, ...]:
+        """The derivatives [K] of `value` with respect to each coefficient."""
+        return self.matrix[layer]
+
+    def fit(self, values: Sequence[float], low: float, high: float) -> tuple[float, ...]:
+        """The coefficients [K], in their bounds, whose values are nearest to those of all layers (least squares)."""
+        from evomerge.spaces.fitting import fit_linear
+
+        return fit_linear(self.matrix, values, low, high)
+
+    def depth(self, column: int) -> float | None:
+        """The centre of mass of a basis function over depth, in (0, 1); None where it is the same in all layers."""
+        masses = [abs(row[column]) for row in self.matrix]
+        if max(masses) == min(masses):
+            return None
+        places = (mass * (layer + 0.5) / len(masses) for layer, mass in enumerate(masses))
+        return sum(places) / sum(masses)
 
     def runs(self) -> list[tuple[int, int]]:
         """`[start, stop)` of the longest runs of layers with equal rows: these share every value."""

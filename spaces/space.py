@@ -9,10 +9,17 @@ from evomerge.engine.recipe import Group, Layers, ParameterSpec, Recipe
 from evomerge.errors import InputError, unknown_name
 from evomerge.spaces.basis import LAYER_SPACES, Dimension, make_basis, options_of
 from evomerge.spaces.config import SpaceConfig
+from evomerge.spaces.stack import STACKING
 
 METHOD = "method"
 Point = dict[str, float | str]
 Numbers = Mapping[str, float | Mapping[str, float]]
+OUTSIDE = ""
+"""In the place of a group of modules: what lies in no layer."""
+
+Curve = tuple[Dimension, ...]
+Curves = dict[tuple[str, str, str], Curve]
+"""The dimensions of a number by (parameter, expert, modules): one for each basis function."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,12 @@ class Space:
         for merge in merges:
             if self._stacking:
                 self._stacking.check(merge.template)
+        self._curves = {method: self._curves_of(merge) for method, merge in self._merges.items()}
+        self._dimensions = {
+            method: tuple(each for curve in curves.values() for each in curve)
+            + (self._stacking.dimensions() if self._stacking else ())
+            for method, curves in self._curves.items()
+        }
         for method in self.methods:
             if not self.dimensions(method):
                 raise InputError(
@@ -64,36 +77,62 @@ class Space:
         return tuple(self._merges)
 
     def dimensions(self, method: str) -> tuple[Dimension, ...]:
-        """The dimensions that matter when `method` is chosen."""
-        return self._coefficients(method) + (self._stacking.dimensions() if self._stacking else ())
-
-    def _coefficients(self, method: str) -> tuple[Dimension, ...]:
-        merge = self._merges[method]
-        return tuple(
-            self._dimension(spec.name, expert, modules, column)
-            for spec in merge.parameters
-            if self._is_searched(spec)
-            for expert in _owners(spec, merge.template)
-            for modules, column in self._cells()
-        )
+        """All dimensions of `method`: those of its numbers, then those that stack layers."""
+        return self._dimensions[method]
 
     def active(self, point: Mapping[str, float | str]) -> tuple[Dimension, ...]:
-        """The dimensions that the recipe of a whole point depends on, in their order."""
-        return self.dimensions(str(point.get(METHOD, self.methods[0])))
+        """The dimensions that the recipe of a point depends on, in their order.
+
+        Args:
+            point: an entry for each of them; any others have no effect.
+
+        Raises:
+            InputError: when the method is none of the space's, or a gate that matters is missing or neither 0 nor 1.
+        """
+        dimensions = self.dimensions(self._merge(point).template.method)
+        if self._stacking is None:
+            return dimensions
+        known = self._stacking.active(point)
+        return tuple(each for each in dimensions if each.parameter not in STACKING or each.name in known)
 
     def recipe(self, point: Mapping[str, float | str]) -> Recipe:
-        """The recipe of a point that has an entry for every dimension of its method.
+        """The recipe of a point that has an entry for every active dimension.
 
         Raises:
             InputError: when an entry is missing or out of bounds.
         """
-        merge = self._merges[str(point.get(METHOD, self.methods[0]))]
-        for dimension in self.dimensions(merge.template.method):
+        merge = self._merge(point)
+        for dimension in self.active(point):
             value = point.get(dimension.name)
             if not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
                 raise InputError(f"{dimension.name} must be in [{dimension.low}, {dimension.high}], but got {value!r}")
         stack = self._stacking.stack(point) if self._stacking else None
         return merge.template.model_copy(update={"groups": tuple(self._groups(merge, point)), "stack": stack})
+
+    def gradient(
+        self, point: Mapping[str, float | str], slopes: Sequence[Mapping[tuple[str, str], float]]
+    ) -> dict[str, float]:
+        """The derivative of a function of the recipe with respect to the point, by the names of dimensions.
+
+        Args:
+            point: as `recipe` takes it.
+            slopes: for each of `recipe(point).groups` the function's derivative with respect to its numbers, by
+                (parameter, expert), the expert "" where the number is for all. What is absent counts as 0.
+
+        Returns:
+            An entry for each dimension of a number (of one parameter, expert and group of modules) that has a slope in
+            any layer; so none for the stacking of layers.
+        """
+        method = self._merge(point).template.method
+        found: dict[str, float] = {}
+        for (_, modules, layer), given in zip(self._places(), slopes, strict=True):
+            for (parameter, expert, place), curve in self._curves[method].items():
+                slope = given.get((parameter, expert))
+                if place != modules or slope is None:
+                    continue
+                for dimension, each in zip(curve, self._slopes(curve, point, layer), strict=True):
+                    found[dimension.name] = found.get(dimension.name, 0.0) + slope * each
+        return found
 
     def constant(self, method: str, numbers: Numbers) -> tuple[Point, list[str]]:
         """The point of `method` nearest to the same `numbers` in every layer and module, each layer once, in order.
@@ -108,13 +147,15 @@ class Space:
         specs = {spec.name: spec for spec in self._merges[method].parameters}
         point: Point = {METHOD: method} if len(self._merges) > 1 else {}
         moved: dict[str, None] = {}
-        for dimension in self._coefficients(method):
-            wanted = numbers.get(dimension.parameter, float(specs[dimension.parameter].default))
-            number = wanted[dimension.expert] if isinstance(wanted, Mapping) else wanted
-            inside = min(max(number, dimension.low), dimension.high)
+        for (parameter, expert, modules), curve in self._curves[method].items():
+            wanted = numbers.get(parameter, float(specs[parameter].default))
+            number = wanted[expert] if isinstance(wanted, Mapping) else wanted
+            low, high = self._box(parameter)
+            inside = min(max(number, low), high)
             if inside != number:
-                moved[f"{dimension.parameter} {number:g} lies outside of its bounds, {inside:g} is taken"] = None
-            point[dimension.name] = inside * self._constant(dimension)
+                moved[f"{parameter} {number:g} lies outside of its bounds, {inside:g} is taken"] = None
+            flat = self._basis.flat(inside) if modules else (inside,)
+            point |= {dimension.name: each for dimension, each in zip(curve, flat, strict=True)}
         for name in numbers:
             fixed = self._bounds.get(name)
             if isinstance(fixed, float):
@@ -146,59 +187,95 @@ class Space:
         """Whether it has bounds: the user's, or its own. Another method's are none of its business."""
         return isinstance(self._bounds.get(spec.name), tuple) and (spec.name in self._settings or bool(spec.search))
 
-    def _cells(self) -> Iterator[tuple[str, int]]:
-        for modules in self._modules:
-            for column in range(len(self._basis.names)):
-                yield modules, column
-        if self._has_outside:
-            yield "", 0
+    def _merge(self, point: Mapping[str, float | str]) -> Merge:
+        method = str(point.get(METHOD, self.methods[0]))
+        if method not in self._merges:
+            raise unknown_name("the method of a point", method, self.methods)
+        return self._merges[method]
+
+    def _curves_of(self, merge: Merge) -> Curves:
+        """The dimensions of each curve over depth, and of each number outside of layers."""
+        places = [*self._modules, OUTSIDE] if self._has_outside else self._modules
+        return {
+            (spec.name, expert, modules): self._curve(spec.name, expert, modules)
+            for spec in merge.parameters
+            if self._is_searched(spec)
+            for expert in _owners(spec, merge.template)
+            for modules in places
+        }
+
+    def _curve(self, parameter: str, expert: str, modules: str) -> tuple[Dimension, ...]:
+        low, high = self._box(parameter)
+        owner = f"{parameter}[{expert}]" if expert else parameter
+        if modules == OUTSIDE:
+            return (Dimension(f"{owner} outside layers", low, high, parameter, expert, modules, 0),)
+        place = f"{owner} {modules}" if modules != "all" else owner
+        return tuple(
+            Dimension(
+                f"{place} {name}".rstrip(),
+                *self._basis.bounds(column, low, high),
+                parameter,
+                expert,
+                modules,
+                column,
+                depth=self._basis.depth(column),
+            )
+            for column, name in enumerate(self._basis.names)
+        )
+
+    def _box(self, parameter: str) -> tuple[float, float]:
+        bounds = self._bounds[parameter]
+        assert isinstance(bounds, tuple)
+        return bounds
 
     @property
     def _has_outside(self) -> bool:
         return len(self._basis.names) > 1
 
-    def _constant(self, dimension: Dimension) -> float:
-        return self._basis.constant[dimension.column] if dimension.modules else 1.0
-
-    def _dimension(self, parameter: str, expert: str, modules: str, column: int) -> Dimension:
-        bounds = self._bounds[parameter]
-        assert isinstance(bounds, tuple)
-        place = [modules if modules != "all" else "", self._basis.names[column]] if modules else ["outside layers"]
-        owner = f"{parameter}[{expert}]" if expert else parameter
-        name = " ".join(part for part in [owner, *place] if part)
-        return Dimension(name, *bounds, parameter, expert, modules, column)
+    def _places(self) -> Iterator[tuple[Layers, str, int]]:
+        """Of each of a recipe's groups: its layers, the space's name for its modules, and one of its layers."""
+        for start, stop in self._basis.runs():
+            for modules in self._modules:
+                yield (start, stop) if self._has_outside else "all", modules, start
+        if self._has_outside:
+            yield "outside", OUTSIDE, 0
 
     def _groups(self, merge: Merge, point: Mapping[str, float | str]) -> Iterator[Group]:
-        for start, stop in self._basis.runs():
-            layers: Layers = (start, stop) if self._has_outside else "all"
-            for modules in self._modules:
-                yield Group(
-                    layers=layers,
-                    modules="all" if modules == "other" else modules,  # the first fit counts, so this is the rest
-                    parameters=self._numbers(merge, point, modules, self._basis.matrix[start]),
-                )
-        if self._has_outside:
-            yield Group(layers="outside", parameters=self._numbers(merge, point, "", (1.0,)))
+        for layers, modules, layer in self._places():
+            yield Group(
+                layers=layers,
+                modules="all" if modules in ("other", OUTSIDE) else modules,  # the first fit counts: this is the rest
+                parameters=self._numbers(merge, point, modules, layer),
+            )
 
     def _numbers(
-        self, merge: Merge, point: Mapping[str, float | str], modules: str, row: Sequence[float]
+        self, merge: Merge, point: Mapping[str, float | str], modules: str, layer: int
     ) -> dict[str, float | dict[str, float]]:
         numbers: dict[str, float | dict[str, float]] = {}
+        curves = self._curves[merge.template.method]
         for spec in merge.parameters:
             bounds = self._bounds.get(spec.name)
             if isinstance(bounds, float):
                 numbers[spec.name] = bounds
             elif self._is_searched(spec):
                 each = {
-                    expert: sum(
-                        weight * float(point[self._dimension(spec.name, expert, modules, column).name])
-                        for column, weight in enumerate(row)
-                        if weight
-                    )
+                    expert: self._value(curves[spec.name, expert, modules], point, layer)
                     for expert in _owners(spec, merge.template)
                 }
                 numbers[spec.name] = each if spec.per_expert else each[""]
         return numbers
+
+    def _value(self, curve: Curve, point: Mapping[str, float | str], layer: int) -> float:
+        coefficients = [float(point[each.name]) for each in curve]
+        if curve[0].modules == OUTSIDE:
+            return coefficients[0]
+        return self._basis.value(layer, coefficients, *self._box(curve[0].parameter))
+
+    def _slopes(self, curve: Curve, point: Mapping[str, float | str], layer: int) -> Sequence[float]:
+        if curve[0].modules == OUTSIDE:
+            return (1.0,)
+        coefficients = [float(point[each.name]) for each in curve]
+        return self._basis.slopes(layer, coefficients, *self._box(curve[0].parameter))
 
 
 def _owners(spec: ParameterSpec, template: Recipe) -> tuple[str, ...]:

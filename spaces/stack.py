@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from evomerge.engine.recipe import MERGED, Recipe, StackLayer, check_sources
 from evomerge.errors import InputError
@@ -16,7 +16,7 @@ from evomerge.spaces.basis import Basis, Dimension, layer_space, whole_number
 from evomerge.spaces.uniform import uniform
 
 GATE, SCALE = "stack_gate", "stack_scale"
-OPEN = 0.5
+STACKING = (GATE, SCALE)
 BLOCKS = 8
 """Blocks in a pass, where the user does not say how long they are."""
 
@@ -44,23 +44,40 @@ class Slot:
         return f"[{self.source}] pass {self.number} layers {self.layers[0]}-{self.layers[-1]}"
 
     @property
+    def block(self) -> tuple[str, int]:
+        """The same for the same layers of the same model, whatever the pass."""
+        return self.source, self.layers[0]
+
+    @property
     def plain(self) -> bool:
         """Whether it is a part of the model as it is."""
         return self.source == MERGED and self.number == 1
+
+
+class Step(NamedTuple):
+    """What became of one slot: whether its gate was asked, and whether it is in the candidate."""
+
+    slot: Slot
+    gated: bool
+    taken: bool
 
 
 @dataclass(frozen=True)
 class Stacking:
     """The slots that a candidate's layers are chosen from, in their order.
 
-    A slot is in the candidate iff its gate is above 0.5, with two exceptions: where all are closed, the one with the
-    highest gate is in it; and where those above hold more than `max_layers` layers, they are taken by descending
-    gate, each that still fits. Of equal gates the earlier slot comes first.
+    One goes through the slots from first to last, and a slot is in the candidate iff its gate is 1. So that every
+    combination of gates that are asked is another stack, and none is empty or too long, a slot has no gate
+
+    - where it does not fit into `max_layers` any more: it is out;
+    - where the same block was refused in an earlier pass and nothing has been taken since: it is out, for taking it
+      now would make the stack that taking it then had made;
+    - where nothing has been taken and no later slot could be: it is in.
 
     Attributes:
         slots: at least one; the merged ones of pass 1 are the model as it is.
         scale: bounds of the factor on the hidden states that pass from one slot into the next; a number fixes it.
-        max_layers: of a candidate.
+        max_layers: of a candidate; at least those of the longest slot.
     """
 
     slots: tuple[Slot, ...]
@@ -70,7 +87,7 @@ class Stacking:
     def dimensions(self) -> tuple[Dimension, ...]:
         """A gate for each slot, and the scale into each but the first, which no other slot can stand before."""
         gates = [
-            Dimension(f"{GATE}{slot.name}", 0.0, 1.0, GATE, slot.source, "", index)
+            Dimension(f"{GATE}{slot.name}", 0.0, 1.0, GATE, slot.source, "", index, is_gate=True)
             for index, slot in enumerate(self.slots)
         ]
         if not isinstance(self.scale, tuple):
@@ -81,10 +98,21 @@ class Stacking:
         ]
         return (*gates, *scales[1:])
 
+    def active(self, point: Mapping[str, float | str]) -> frozenset[str]:
+        """The names of the gates that are asked, and of the scales into slots that others stand before.
+
+        Raises:
+            InputError: when such a gate is missing or neither 0 nor 1.
+        """
+        steps = self._walk(point)
+        taken = [step.slot for step in steps if step.taken]
+        gates = [f"{GATE}{step.slot.name}" for step in steps if step.gated]
+        return frozenset(gates + [f"{SCALE}{slot.name}" for slot in taken[1:] if isinstance(self.scale, tuple)])
+
     def stack(self, point: Mapping[str, float | str]) -> tuple[StackLayer, ...] | None:
         """The layers of a point; None where they are the merged ones, each once, in order and with scale 1."""
         layers: list[StackLayer] = []
-        for slot in self._chosen(point):
+        for slot in (step.slot for step in self._walk(point) if step.taken):
             scale = self._scale_into(slot, point) if layers else 1.0
             first, *others = slot.layers
             layers.append(StackLayer(layer=first, source=slot.source, scale=scale))
@@ -101,8 +129,8 @@ class Stacking:
         if nearest != 1.0:
             moved.append(f"{SCALE} 1 lies outside of its bounds, {nearest:g} is taken")
         for dimension in self.dimensions():
-            gate = 0.75 if self.slots[dimension.column].plain else 0.25
-            point[dimension.name] = gate if dimension.parameter == GATE else nearest
+            gate = int(self.slots[dimension.column].plain)
+            point[dimension.name] = gate if dimension.is_gate else nearest
         return point, moved
 
     def check(self, recipe: Recipe) -> None:
@@ -112,16 +140,32 @@ class Stacking:
     def _scale_into(self, slot: Slot, point: Mapping[str, float | str]) -> float:
         return float(point[f"{SCALE}{slot.name}"]) if isinstance(self.scale, tuple) else self.scale
 
-    def _chosen(self, point: Mapping[str, float | str]) -> Iterator[Slot]:
-        gates = [float(point[f"{GATE}{slot.name}"]) for slot in self.slots]
-        by_gate = sorted(range(len(gates)), key=lambda index: (-gates[index], index))
-        wanted = [index for index in by_gate if gates[index] > OPEN] or by_gate[:1]
-        room, taken = self.max_layers, set()
-        for index in wanted:
-            if len(self.slots[index].layers) <= room:
-                room -= len(self.slots[index].layers)
-                taken.add(index)
-        return (slot for index, slot in enumerate(self.slots) if index in taken)
+    def _walk(self, point: Mapping[str, float | str]) -> list[Step]:
+        steps: list[Step] = []
+        room, empty = self.max_layers, True
+        refused: set[tuple[str, int]] = set()
+        for index, slot in enumerate(self.slots):
+            possible = len(slot.layers) <= room and slot.block not in refused
+            gated = possible and not (empty and self._is_last(index, refused))
+            taken = _gate(slot, point) if gated else possible
+            if taken:
+                room, empty, refused = room - len(slot.layers), False, set()
+            else:
+                refused.add(slot.block)
+            steps.append(Step(slot, gated, taken))
+        return steps
+
+    def _is_last(self, index: int, refused: set[tuple[str, int]]) -> bool:
+        """Whether no slot behind this one could be taken if it is not."""
+        return all(later.block in refused | {self.slots[index].block} for later in self.slots[index + 1 :])
+
+
+def _gate(slot: Slot, point: Mapping[str, float | str]) -> bool:
+    name = f"{GATE}{slot.name}"
+    value = point.get(name)
+    if value not in (0, 1):
+        raise InputError(f"{name} must be 0 or 1, but got {value!r}")
+    return bool(value)
 
 
 @layer_space("stack")

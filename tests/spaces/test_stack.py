@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 from evomerge.engine.recipe import MERGED, ParameterSpec, Recipe, StackLayer
 from evomerge.errors import InputError
 from evomerge.spaces import LAYER_SPACES, Merge, Point, Space, SpaceConfig
+from tests.spaces.points import random_point
 from tests.spaces.test_space import TIES, make, template
+
+
+PLAIN = tuple(StackLayer(layer=layer) for layer in range(3))
 
 
 def space(depth: int = 6, **config: Any) -> Space:
@@ -20,11 +25,15 @@ def space(depth: int = 6, **config: Any) -> Space:
 
 
 def gates(built: Space, opened: Sequence[int]) -> Point:
-    """The plain point with only the slots at these positions open, highest gate first."""
+    """The plain point with only the gates at these positions at 1."""
     point, _ = built.constant("ties", {})
-    names = [d.name for d in built.dimensions("ties") if d.parameter == "stack_gate"]
-    order = {slot: 0.9 - 0.01 * rank for rank, slot in enumerate(opened)}
-    return point | {name: order.get(slot, 0.1) for slot, name in enumerate(names)}
+    names = [d.name for d in built.dimensions("ties") if d.is_gate]
+    return point | {name: int(slot in opened) for slot, name in enumerate(names)}
+
+
+def active(built: Space, point: Point) -> list[str]:
+    """The names of the dimensions that stack layers and matter at a point."""
+    return [d.name for d in built.active(point) if d.parameter != "weight"]
 
 
 def layers(recipe: Recipe) -> list[tuple[str, int]]:
@@ -78,6 +87,7 @@ def test_what_enters_the_first_layer_is_never_scaled() -> None:
     built = space(stack_block=2)
     point = gates(built, [2]) | {"stack_scale[merged] pass 1 layers 4-5": 0.9}
     assert built.recipe(point).stack == (StackLayer(layer=4), StackLayer(layer=5))
+    assert not [name for name in active(built, point) if name.startswith("stack_scale")]
 
 
 def test_the_layers_of_named_models_stand_beside_the_merged_ones_in_each_pass() -> None:
@@ -87,22 +97,61 @@ def test_the_layers_of_named_models_stand_beside_the_merged_ones_in_each_pass() 
     ]
 
 
-def test_without_an_open_gate_the_highest_one_counts() -> None:
+def test_where_nothing_else_is_in_the_last_block_is_in_without_a_gate() -> None:
     built = space(stack_block=2)
     point = gates(built, [])
-    assert layers(built.recipe(point | {"stack_gate[merged] pass 2 layers 2-3": 0.3})) == [(MERGED, 2), (MERGED, 3)]
-    assert layers(built.recipe(point)) == [(MERGED, 0), (MERGED, 1)]
+    assert layers(built.recipe(point)) == [(MERGED, 4), (MERGED, 5)]
+    assert active(built, point) == [
+        "stack_gate[merged] pass 1 layers 0-1",
+        "stack_gate[merged] pass 1 layers 2-3",
+        "stack_gate[merged] pass 2 layers 0-1",
+        "stack_gate[merged] pass 2 layers 2-3",
+        "stack_gate[merged] pass 2 layers 4-5",
+    ]
 
 
-def test_a_gate_of_exactly_a_half_is_closed() -> None:
-    built = space(stack_block=2)
-    point = gates(built, [0]) | {"stack_gate[merged] pass 1 layers 2-3": 0.5}
-    assert layers(built.recipe(point)) == [(MERGED, 0), (MERGED, 1)]
+def test_a_refused_block_has_a_gate_again_once_another_is_taken() -> None:
+    built = space(stack_block=2, stack_scale=1.0)
+    point = gates(built, [0, 1, 5])
+    assert layers(built.recipe(point)) == [(MERGED, layer) for layer in range(4)]
+    assert "stack_gate[merged] pass 2 layers 4-5" not in active(built, point)
+    point = gates(built, [0, 1, 3, 5])
+    assert layers(built.recipe(point)) == [(MERGED, layer) for layer in (0, 1, 2, 3, 0, 1, 4, 5)]
 
 
-def test_over_the_limit_the_highest_gates_that_fit_are_taken() -> None:
+def test_blocks_that_do_not_fit_have_no_gate() -> None:
     built = space(5, stack_block=2, max_layers=5, stack_scale=1.0)
-    assert layers(built.recipe(gates(built, [3, 0, 1, 5, 4]))) == [(MERGED, i) for i in (0, 1, 0, 1, 4)]
+    point = gates(built, [0, 1, 3, 4, 5])
+    assert layers(built.recipe(point)) == [(MERGED, layer) for layer in (0, 1, 2, 3)]
+    assert active(built, point) == [f"stack_gate[merged] pass 1 layers {block}" for block in ("0-1", "2-3", "4-4")]
+
+
+@pytest.mark.parametrize("value", [None, 0.5, 2, "1"])
+def test_a_gate_is_0_or_1(value: Any) -> None:
+    built = space(stack_block=3)
+    point = gates(built, [0, 1]) | {"stack_gate[merged] pass 2 layers 0-2": value}
+    for ask in (built.recipe, built.active):
+        with pytest.raises(InputError, match=r"stack_gate\[merged\] pass 2 layers 0-2 must be 0 or 1, but got"):
+            ask(point)
+
+
+@pytest.mark.parametrize("limit", [3, 4, 6])
+@pytest.mark.parametrize("sources", [["merged"], ["merged", "math"]])
+def test_gates_that_matter_and_stacks_are_one_to_one(sources: list[str], limit: int) -> None:
+    """Settings of the gates that agree on the active ones are one stack, others another, and every one is there."""
+    built = space(3, stack_block=1, sources=sources, max_layers=limit, stack_scale=1.0, weight=1.0)
+    names = [d.name for d in built.dimensions("ties")]
+    stack_of: dict[frozenset[tuple[str, Any]], set[Any]] = {}
+    for values in itertools.product((0, 1), repeat=len(names)):
+        point: Point = dict(zip(names, values, strict=True))
+        mattering = frozenset((each.name, point[each.name]) for each in built.active(point))
+        stack_of.setdefault(mattering, set()).add(built.recipe(point).stack)
+    assert all(len(stacks) == 1 for stacks in stack_of.values())
+    reached = set.union(*stack_of.values())
+    assert len(reached) == len(stack_of)
+    slots = [(source, layer) for _ in range(2) for source in sources for layer in range(3)]
+    wanted = {some for size in range(1, limit + 1) for some in itertools.combinations(slots, size)}
+    assert {tuple((layer.source, layer.layer) for layer in stack or PLAIN) for stack in reached} == wanted
 
 
 @given(
@@ -119,8 +168,7 @@ def test_every_point_of_the_box_is_a_model_within_its_limits(
 ) -> None:
     limit = None if extra is None else depth + extra
     built = space(depth, stack_block=block, repeats=repeats, max_layers=limit, sources=sources)
-    corner = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])
-    point: Point = {d.name: d.low + data.draw(corner) * (d.high - d.low) for d in built.dimensions("ties")}
+    point = random_point(built, data.draw(st.integers(0, 10**6)), margin=0.0)
     recipe = built.recipe(point)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     stack = recipe.stack or tuple(StackLayer(layer=layer) for layer in range(depth))
@@ -132,7 +180,7 @@ def test_every_point_of_the_box_is_a_model_within_its_limits(
 
 @pytest.mark.parametrize(("depth", "blocks"), [(1, 1), (8, 8), (9, 5), (24, 8), (32, 8), (80, 8)])
 def test_a_pass_has_at_most_eight_blocks_by_default(depth: int, blocks: int) -> None:
-    names = [d for d in space(depth, repeats=1).dimensions("ties") if d.parameter == "stack_gate"]
+    names = [d for d in space(depth, repeats=1).dimensions("ties") if d.is_gate]
     assert len(names) == blocks
 
 
