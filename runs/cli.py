@@ -158,7 +158,7 @@ def merge(
 ) -> None:
     """Merge one recipe and write its checkpoint."""
     from evomerge.runs.export import write_recipe
-    from evomerge.runs.recipes import read_recipe
+    from evomerge.search.recipes import read_recipe
 
     folder = write_recipe(read_recipe(recipe), to, device or "auto", memory_limit=memory_limit, tell=_tell)
     _tell_folder(folder, as_json)

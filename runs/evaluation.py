@@ -24,8 +24,8 @@ from evomerge.evaluators import (
 )
 from evomerge.evaluators.objective import objective
 from evomerge.evaluators.types import titles
-from evomerge.runs.recipes import is_recipe, read_recipe
 from evomerge.search.config import SearchConfig
+from evomerge.search.recipes import is_recipe, read_recipe
 from evomerge.sizes import parse_size
 
 SplitChoice = Literal["search", "select", "report", "all"]

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 import evomerge
 from evomerge.engine.export import weights_digest
 from evomerge.engine.materialize import merge
-from evomerge.runs.recipes import read_recipe
 from evomerge.runs.run import open_run
+from evomerge.search.recipes import read_recipe
 from tests.runs.conftest import CONFIG, SMALL, Command, start_process
 
 

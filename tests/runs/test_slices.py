@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError
 from evomerge.runs.export import write_recipe
-from evomerge.runs.recipes import read_recipe
+from evomerge.search.recipes import read_recipe
 from tests.engine.tiny import family, llama
 
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.errors import InputError, unknown_name
-from evomerge.runs.slices import groups_of, sources_of, stack_of
 from evomerge.search.config import first_error, read_mapping
+from evomerge.search.slices import groups_of, sources_of, stack_of
 
 _MERGEKIT_KEYS = {
     "merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source",
