@@ -241,20 +241,20 @@ def difference(reference: Reference, candidate: Scores) -> Difference:
     places, mine = places[there], mine[there]
     theirs = reference.values[:, places]
     if task.aggregation.is_mean:
-        reach = _reach(np.concatenate([reference.values[0], mine]))
+        widest = reach(np.concatenate([reference.values[0], mine]))
     else:
         items = candidate.items(task)
         mine = pseudo_values(task, mine, [items[int(place)] for place in there])
         of_members = zip(theirs, reference.items, strict=True)
         theirs = np.array([pseudo_values(task, row, [item[int(p)] for p in places]) for row, item in of_members])
-        reach = float(np.ptp(np.concatenate([mine, theirs[0]])))
+        widest = float(np.ptp(np.concatenate([mine, theirs[0]])))
     gains = task.sign * (mine - theirs.mean(axis=0))
     unseen = (total - len(there)) * len(gains) / len(there)
-    gain = of_sample(gains, unseen, reach)
+    gain = of_sample(gains, unseen, widest)
     return gain._replace(mean=gain.mean + reference.lead)
 
 
-def _reach(values: NDArray[np.float64]) -> float:
+def reach(values: NDArray[np.float64]) -> float:
     """The largest difference that two documents' values have; 1 where all are 0 or 1."""
     return 1.0 if np.isin(values, (0.0, 1.0)).all() else float(np.ptp(values))
 

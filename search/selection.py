@@ -1,4 +1,4 @@
-"""Choosing the winner: the best few on `search` are scored again on `select`."""
+"""Choosing the winner: the best few on `search` race on `select`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Scores, TaskMetric
 from evomerge.evaluators.objective import objective
+from evomerge.search.beliefs import beliefs
 from evomerge.search.constraints import Bounds, total_violation
+from evomerge.search.final_race import FinalRace, Runner
 from evomerge.search.listener import Listener
 from evomerge.search.pareto import front, spread
 from evomerge.search.problem import Problem
@@ -33,7 +35,7 @@ from evomerge.search.study import (
 
 @dataclass(frozen=True)
 class Finalist:
-    """A candidate that was scored on every document of `search` and `select`.
+    """A candidate that was scored on every document of `search`, and, unless it left the race, of `select`.
 
     Attributes:
         number: of its trial.
@@ -42,6 +44,9 @@ class Finalist:
         pooled: its objective on the documents of both: what the winner is chosen by.
         scores: on the documents of both.
         violations: how far `scores` are beyond each bound, by its name.
+        documents: of `select`, that it was scored on.
+        is_out: whether it left the race before its last document; `select` and `pooled` are then those of the
+            documents that it was scored on.
     """
 
     number: int
@@ -51,6 +56,8 @@ class Finalist:
     pooled: float
     scores: Scores = field(repr=False)
     violations: dict[str, float] = field(default_factory=dict)
+    documents: int = 0
+    is_out: bool = False
 
     @property
     def is_feasible(self) -> bool:
@@ -58,14 +65,26 @@ class Finalist:
         return total_violation(self.violations) == 0
 
 
-def choose(problem: Problem, study: optuna.Study, scorer: Scorer, listener: Listener) -> list[Finalist]:
-    """The finalists, the winner first.
+def choose(
+    problem: Problem, study: optuna.Study, scorer: Scorer, listener: Listener, bounds: Bounds | None = None
+) -> list[Finalist]:
+    """The finalists, the winner first and those that left the race last.
 
-    All finalists were picked for a high score on `search`, so each of those scores flatters; they do so alike, and the
-    documents of both splits together say more than those of `select` alone. With no documents in `select`, the best
-    on `search` wins. Those that keep the constraints on both splits together come before those that do not, and these
-    are ordered by how far they are beyond them. With the objective pareto `pooled` is the tasks' weighted mean; the
-    candidate that has the highest is on the front (see `pooled_front`) and wins.
+    All finalists were picked for a high expected score on `search`, so each of those scores flatters; they do so alike,
+    and the documents of both splits together say more than those of `select` alone. With no documents in `select`, the
+    best on `search` wins. Those that keep the constraints on both splits together come before those that do not, and
+    these are ordered by how far they are beyond them. With the objective pareto `pooled` is the tasks' weighted mean;
+    the candidate that has the highest is on the front (see `pooled_front`) and wins.
+
+    With the objective mean, racing, and no constraints the finalists race on `select` (`FinalRace`). Otherwise all are
+    scored on all of it: a front needs every member's score, and constraints may decide at the last document.
+
+    Args:
+        problem: says what is measured.
+        study: with the trials to choose from.
+        scorer: scores, with the study's ledger.
+        listener: is told who is out, and why.
+        bounds: the constraints on both splits together; None: they are resolved with `scorer`.
 
     Raises:
         InputError: as `references.resolve_bounds`.
@@ -75,15 +94,16 @@ def choose(problem: Problem, study: optuna.Study, scorer: Scorer, listener: List
     listener.stage("select", len(candidates), 0)
     if not candidates:
         return []
-    bounds = resolve_bounds(problem, scorer, "search", "select")
+    bounds = resolve_bounds(problem, scorer, "search", "select") if bounds is None else bounds
+    runners = _raced(problem, scorer, candidates, listener)
     finalists = []
     for trial in candidates:
-        finalist = _score(problem, scorer, trial, bounds, listener)
-        if finalist is not None:
-            finalists.append(finalist)
-        listener.step()
+        if trial.number in runners:
+            finalist = _finalist(problem, trial, runners[trial.number], bounds, listener)
+            finalists += [] if finalist is None else [finalist]
     ordered = sorted(
-        finalists, key=lambda each: (total_violation(each.violations), -each.pooled, -each.search, each.number)
+        finalists,
+        key=lambda each: (each.is_out, total_violation(each.violations), -each.pooled, -each.search, each.number),
     )
     if ordered and not ordered[0].is_feasible:
         _tell_broken(ordered[0], bounds, listener)
@@ -91,23 +111,35 @@ def choose(problem: Problem, study: optuna.Study, scorer: Scorer, listener: List
 
 
 def _candidates(problem: Problem, study: optuna.Study) -> list[FrozenTrial]:
-    """The trials to score again: the best, or those that spread over the front.
+    """The trials to score again: those with the highest expected objective, or those that spread over the front.
 
-    Those that break a constraint are among them only where too few do not. An estimate has to be better by its standard
-    error, since of many noisy estimates the highest flatter; one without a standard error does not count.
+    What is expected (`beliefs`) is not moved far by one lucky score or vague estimate. Candidates that break a
+    constraint are among them only where too few do not, and estimates without a standard error never.
     """
     tasks, count = problem.evaluator.tasks, problem.config.search.finalists
     known = [trial for trial in complete_trials(study) if not math.isnan(_discount(trial))]
+    believed = beliefs(study, problem.space, tasks)
+
+    def expected(trial: FrozenTrial) -> float:
+        if trial.number in believed:
+            return believed[trial.number].mean
+        return trial_objective(trial, tasks) - _discount(trial)
+
+    is_front = problem.config.evaluate.objective == "pareto"
     ranked = sorted(
         known,
-        key=lambda trial: (trial_violation(trial), _discount(trial) - trial_objective(trial, tasks), trial.number),
+        key=lambda trial: (
+            trial_violation(trial),
+            _discount(trial) - trial_objective(trial, tasks) if is_front else -expected(trial),
+            trial.number,
+        ),
     )
     distinct: dict[str, FrozenTrial] = {}
     for trial in ranked:
         distinct.setdefault(trial.user_attrs[DIGEST], trial)
     best = list(distinct.values())
     feasible = [trial for trial in best if trial_violation(trial) == 0]
-    if problem.config.evaluate.objective != "pareto" or not feasible:
+    if not is_front or not feasible:
         return best[:count]
     points = np.array([trial.values for trial in feasible]) - np.array([[_discount(trial)] for trial in feasible])
     members = front(points)  # the first of them has the highest weighted mean: the pick
@@ -118,22 +150,33 @@ def _discount(trial: FrozenTrial) -> float:
     return float(trial.user_attrs.get(STDERR, math.nan)) if is_estimated(trial) else 0.0
 
 
-def _score(problem: Problem, scorer: Scorer, trial: FrozenTrial, bounds: Bounds, listener: Listener) -> Finalist | None:
-    recipe = trial_recipe(trial)
+def _raced(
+    problem: Problem, scorer: Scorer, candidates: Sequence[FrozenTrial], listener: Listener
+) -> dict[int, Runner]:
+    """The scores of those that could be scored, by the trials' numbers."""
+    evaluate = problem.config.evaluate
+    is_race = evaluate.race is not None and evaluate.objective == "mean" and not evaluate.constraints
+    race = FinalRace(problem.evaluator, scorer, is_race, listener)
+    return race.run({trial.number: trial_recipe(trial) for trial in candidates})
+
+
+def _finalist(
+    problem: Problem, trial: FrozenTrial, runner: Runner, bounds: Bounds, listener: Listener
+) -> Finalist | None:
     tasks, kind = problem.evaluator.tasks, problem.config.evaluate.objective
+    both = runner.search | runner.select
     try:
-        on_search = scorer.score(recipe, "search", trial.number)
-        on_select = scorer.score(recipe, "select", trial.number)
-        both = on_search | on_select
         violations = bounds.violations(both)
     except CandidateError as error:
         listener.note(f"trial {trial.number} is out of the final: {error}")
         return None
-    value = objective(on_search, tasks, kind)
+    value = objective(runner.search, tasks, kind)
     if not problem.evaluator.documents("select"):
-        return Finalist(trial.number, recipe, value, None, value, both, violations)
-    select, pooled = objective(on_select, tasks, kind), objective(both, tasks, kind)
-    return Finalist(trial.number, recipe, value, select, pooled, both, violations)
+        return Finalist(trial.number, trial_recipe(trial), value, None, value, both, violations)
+    select, pooled = objective(runner.select, tasks, kind), objective(both, tasks, kind)
+    return Finalist(
+        trial.number, trial_recipe(trial), value, select, pooled, both, violations, runner.documents, runner.is_out
+    )
 
 
 def pooled_front(finalists: Sequence[Finalist], tasks: Sequence[TaskMetric]) -> list[Finalist]:

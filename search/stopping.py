@@ -1,0 +1,110 @@
+"""`search.stop: auto`: ends a search when what more trials can bring is lost in the noise of the scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
+
+from evomerge.search.beliefs import beliefs
+from evomerge.search.problem import Problem
+from evomerge.search.sampling import finished_trials
+from evomerge.search.study import NOISE, ORIGIN, full_trials, trial_violation
+
+STOPPED = "evomerge:stopped"  # why the search ended before its last trial
+
+LEAST = 20  # finished trials, before anything is said
+_PROPOSED = 10  # of them proposed by the sampler
+_PATIENCE = 5  # trials in a row after each of which the rule has to hold
+_SHARE = 0.25  # of the standard error: less is not worth finding
+
+
+class Stopping:
+    """Says after each trial whether the rest of them is worth it.
+
+    The record, after t trials, is the highest expected objective (`beliefs`) among them: what the search would ship.
+    Records grow with the logarithm of the number of trials where candidates are drawn from one distribution, and a
+    search that has converged grows more slowly than it has: its growth from t / 2 trials to t, per doubling, times the
+    doublings that are left, is what the remaining trials can be expected to add. The search stops when that is below a
+    quarter of the standard error of a good candidate's score (NOISE) after each of the last 5 trials: a gain that small
+    could not be told from luck, and the choice among finalists costs more.
+
+    It is a function of the database and of the number of trials to reach, so a resumed search stops where an
+    uninterrupted one does.
+
+    Args:
+        problem: with the space and the tasks.
+        study: of the search.
+        trials: how many there will be in all; by default what the configuration says.
+    """
+
+    def __init__(self, problem: Problem, study: optuna.Study, trials: int | None = None) -> None:
+        self._problem = problem
+        self._study = study
+        self._trials = trials or problem.config.search.trials
+
+    def why(self, finished: int) -> str:
+        """Why no further trial is worth it after `finished` ones, with the numbers; "" to go on.
+
+        "", too, unless `search.stop` is "auto", and for the objective pareto, whose front has no single record. The
+        study keeps what is said.
+        """
+        config = self._problem.config
+        if config.search.stop is None or config.evaluate.objective == "pareto":
+            return ""
+        if not LEAST <= finished < self._trials:
+            return ""
+        trials = finished_trials(self._study, self._trials)[:finished]
+        if sum(ORIGIN not in trial.user_attrs for trial in trials) < _PROPOSED:
+            return ""
+        noise = self._noise()
+        if not noise > 0:
+            return ""
+        record = self._record(trials)
+        gains = [expected_gain(record[:end], self._trials) for end in range(finished - _PATIENCE + 1, finished + 1)]
+        if not max(gains) < _SHARE * noise:
+            return ""
+        said = (
+            f"stopped after {finished} of {self._trials} trials: the other {self._trials - finished} are expected to "
+            f"add {gains[-1]:.4f} to the objective, which scores of this many documents, with a standard error of "
+            f"{noise:.4f}, cannot tell from luck"
+        )
+        self._study.set_user_attr(STOPPED, said)
+        return said
+
+    def _record(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
+        """The highest expected objective among the first 1, 2, ... trials that keep the constraints; -inf before."""
+        believed = beliefs(self._study, self._problem.space, self._problem.evaluator.tasks)
+        means = [
+            believed[trial.number].mean if trial.number in believed and trial_violation(trial) == 0 else -math.inf
+            for trial in trials
+        ]
+        return np.maximum.accumulate(np.array(means))
+
+    def _noise(self) -> float:
+        """The standard error of a good candidate: the median over the better half of those scored in full."""
+        full = [trial for trial in full_trials(self._study) if NOISE in trial.user_attrs]
+        ranked = sorted(full, key=lambda trial: (-trial.values[0], trial.number))
+        better = [float(trial.user_attrs[NOISE]) for trial in ranked[: math.ceil(len(ranked) / 2)]]
+        return float(np.median(better)) if better else math.nan
+
+
+def expected_gain(record: NDArray[np.float64], trials: int) -> float:
+    """By how much the record can be expected to grow until there are `trials`.
+
+    Args:
+        record: after each of n trials; never falls.
+        trials: at least n.
+
+    Returns:
+        The growth over the last doubling of n times log2(trials / n); infinite where the record began within it.
+    """
+    count = len(record)
+    begin = record[math.ceil(count / 2) - 1]
+    if not math.isfinite(begin):
+        return math.inf
+    return float(record[-1] - begin) * math.log2(trials / count)
