@@ -16,7 +16,6 @@ from evomerge.spaces import LAYER_SPACES, Merge, Point, Space, SpaceConfig
 from tests.spaces.points import random_point
 from tests.spaces.test_space import TIES, make, template
 
-
 PLAIN = tuple(StackLayer(layer=layer) for layer in range(3))
 
 
