@@ -32,6 +32,10 @@ def fit_linear(
     """
     rows, wanted = np.asarray(matrix, dtype=float), np.asarray(values, dtype=float)
     free = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    for row, value in zip(rows, wanted, strict=True):  # undo the rounding where a layer shows a coefficient as it is
+        column = int(np.argmax(np.abs(row)))
+        if np.count_nonzero(row) == 1 and abs(row[column] * free[column] - value) <= CLOSE * (high - low):
+            free[column] = value / row[column]
     slack = 1e-12 * max(1.0, abs(low), abs(high))
     if not (np.all(free >= low - slack) and np.all(free <= high + slack)):
         free = lsq_linear(rows, wanted, bounds=(low, high), method="bvls").x
@@ -60,10 +64,11 @@ def fit_curve(basis: Basis, values: Sequence[float], low: float, high: float) ->
     start = np.clip([level, *odds[1:]], *box.T)
 
     def errors(point: Floats) -> Floats:
-        return np.array([basis.value(layer, point, low, high) for layer in range(len(wanted))]) - wanted
+        values = [basis.value(layer, point.tolist(), low, high) for layer in range(len(wanted))]
+        return np.asarray(values - wanted)
 
     def slopes(point: Floats) -> Floats:
-        return np.array([basis.slopes(layer, point, low, high) for layer in range(len(wanted))])
+        return np.array([basis.slopes(layer, point.tolist(), low, high) for layer in range(len(wanted))])
 
     if np.abs(errors(start)).max() <= CLOSE * (high - low):
         return tuple(map(float, start))

@@ -9,6 +9,7 @@ from evomerge.engine.recipe import Group, Layers, ParameterSpec, Recipe
 from evomerge.errors import InputError, unknown_name
 from evomerge.spaces.basis import LAYER_SPACES, Dimension, make_basis, options_of
 from evomerge.spaces.config import SpaceConfig
+from evomerge.spaces.reading import RecipeReader, called
 from evomerge.spaces.stack import STACKING
 
 METHOD = "method"
@@ -16,6 +17,9 @@ Point = dict[str, float | str]
 Numbers = Mapping[str, float | Mapping[str, float]]
 OUTSIDE = ""
 """In the place of a group of modules: what lies in no layer."""
+
+SAME = 1e-6
+"""Up to which share of a parameter's range two numbers count as the same."""
 
 Curve = tuple[Dimension, ...]
 Curves = dict[tuple[str, str, str], Curve]
@@ -163,6 +167,80 @@ class Space:
         layers, sentences = self._stacking.constant() if self._stacking else ({}, [])
         return point | layers, [*moved, *sentences]
 
+    def nearest(self, recipe: Recipe) -> tuple[Point, list[str]]:
+        """The whole point whose recipe is nearest to a given one: by least squares over the layers.
+
+        Groups of modules are compared as `evomerge.spaces.reading` says. Where the space has one number for several of
+        them, their mean is what it goes by.
+
+        Returns:
+            The point, and one sentence for each thing that could not be kept.
+
+        Raises:
+            InputError: when the method is none of the space's, or the experts, by their names, are others.
+        """
+        if recipe.method not in self._merges:
+            raise unknown_name("the recipe's method", recipe.method, self.methods)
+        merge = self._merges[recipe.method]
+        num_layers = len(self._basis.matrix)
+        reader = RecipeReader(
+            recipe, merge.template, merge.parameters, self._modules, num_layers, has_outside=self._has_outside
+        )
+        point: Point = {METHOD: recipe.method} if len(self._merges) > 1 else {}
+        for curve in self._curves[recipe.method].values():
+            fitted = self._outside(reader, curve) if curve[0].modules == OUTSIDE else self._fit(reader, curve)
+            point |= {dimension.name: each for dimension, each in zip(curve, fitted, strict=True)}
+        self._note_fixed(reader, merge)
+        reader.compare_settings()
+        layers, sentences = self._nearest_stack(recipe)
+        return point | layers, [*reader.notes, *sentences]
+
+    def _fit(self, reader: RecipeReader, curve: Curve) -> Sequence[float]:
+        first = curve[0]
+        low, high = self._box(first.parameter)
+        wanted = reader.over_depth(first.parameter, first.expert, first.modules)
+        inside = [self._inside(reader, first, each) for each in wanted]
+        flat = min(inside) == max(inside)
+        fitted = self._basis.flat(inside[0]) if flat else self._basis.fit(wanted, low, high)
+        values = [self._basis.value(layer, fitted, low, high) for layer in range(len(wanted))]
+        name = called(first.parameter, first.expert, first.modules)
+        most = max(abs(value - each) for value, each in zip(values, inside, strict=True))
+        if most > SAME * (high - low):
+            reader.note(f"{name} varies over the layers as the space cannot, by up to {most:.3g}")
+        if first.modules == reader.rest:
+            outside = reader.outside(first.parameter, first.expert)
+            if abs(outside - values[0]) > SAME * (high - low):
+                reader.note(f"{name} is {outside:g} outside of layers, where the space has no number of its own")
+        return fitted
+
+    def _outside(self, reader: RecipeReader, curve: Curve) -> Sequence[float]:
+        return (self._inside(reader, curve[0], reader.outside(curve[0].parameter, curve[0].expert)),)
+
+    def _inside(self, reader: RecipeReader, dimension: Dimension, wanted: float) -> float:
+        low, high = self._box(dimension.parameter)
+        inside = min(max(wanted, low), high)
+        if inside != wanted:
+            name = called(dimension.parameter, dimension.expert)
+            reader.note(f"{name} {wanted:g} lies outside of its bounds, {inside:g} is taken")
+        return inside
+
+    def _note_fixed(self, reader: RecipeReader, merge: Merge) -> None:
+        for spec in merge.parameters:
+            if spec.kind != "number" or self._is_searched(spec):
+                continue
+            bounds = self._bounds[spec.name]
+            held = bounds if isinstance(bounds, float) else float(merge.template.options.get(spec.name, spec.default))
+            other = next((number for number in reader.everywhere(spec.name) if number != held), None)
+            if other is not None:
+                reader.note(f"{spec.name} is fixed at {held:g}, and {other:g} in the recipe")
+
+    def _nearest_stack(self, recipe: Recipe) -> tuple[dict[str, float], list[str]]:
+        if self._stacking is not None:
+            return self._stacking.nearest(recipe.stack)
+        if recipe.stack is None:
+            return {}, []
+        return {}, ["the recipe's stack is left out, for the space has each layer once and in order"]
+
     def strength(self, method: str) -> ParameterSpec | None:
         """The parameter that says how much of an expert goes in: the first number with search bounds of its own.
 
@@ -206,13 +284,11 @@ class Space:
 
     def _curve(self, parameter: str, expert: str, modules: str) -> tuple[Dimension, ...]:
         low, high = self._box(parameter)
-        owner = f"{parameter}[{expert}]" if expert else parameter
         if modules == OUTSIDE:
-            return (Dimension(f"{owner} outside layers", low, high, parameter, expert, modules, 0),)
-        place = f"{owner} {modules}" if modules != "all" else owner
+            return (Dimension(f"{called(parameter, expert)} outside layers", low, high, parameter, expert, modules, 0),)
         return tuple(
             Dimension(
-                f"{place} {name}".rstrip(),
+                f"{called(parameter, expert, modules)} {name}".rstrip(),
                 *self._basis.bounds(column, low, high),
                 parameter,
                 expert,

@@ -117,8 +117,7 @@ class Stacking:
             first, *others = slot.layers
             layers.append(StackLayer(layer=first, source=slot.source, scale=scale))
             layers += [StackLayer(layer=layer, source=slot.source) for layer in others]
-        plain = [StackLayer(layer=layer) for slot in self.slots if slot.plain for layer in slot.layers]
-        return None if layers == plain else tuple(layers)
+        return None if layers == self._plain() else tuple(layers)
 
     def constant(self) -> tuple[dict[str, float], list[str]]:
         """The point of the plain model, with one sentence if the bounds of the scale keep it from being just that."""
@@ -133,12 +132,54 @@ class Stacking:
             point[dimension.name] = gate if dimension.is_gate else nearest
         return point, moved
 
+    def nearest(self, stack: Sequence[StackLayer] | None) -> tuple[dict[str, float], list[str]]:
+        """The point with the same layers, or else the plain model's, and one sentence for each thing not kept.
+
+        Args:
+            stack: of a recipe.
+        """
+        point, _ = self.constant()
+        wanted = list(stack or self._plain())
+        starts = self._matched(wanted)
+        if starts is None:
+            return point, ["the order of layers is none of the space's, the plain model's is taken"]
+        point |= {f"{GATE}{slot.name}": int(slot in starts) for slot in self.slots}
+        moved: dict[str, None] = {}
+        low, high = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+        for slot, start in starts.items():
+            scale = wanted[start].scale
+            nearest = min(max(scale, low), high) if start else 1.0
+            if nearest != scale and start:
+                moved[f"{SCALE} {scale:g} lies outside of its bounds, {nearest:g} is taken"] = None
+            elif nearest != scale:
+                moved[f"{SCALE} {scale:g} is left out: what enters the first layer is not scaled"] = None
+            if f"{SCALE}{slot.name}" in point and start:
+                point[f"{SCALE}{slot.name}"] = nearest
+        inner = [each.scale for place, each in enumerate(wanted) if place not in starts.values() and each.scale != 1.0]
+        if inner:
+            moved[f"{SCALE} {inner[0]:g} is left out: it stands inside of a block"] = None
+        return point, list(moved)
+
     def check(self, recipe: Recipe) -> None:
         """Raise InputError unless the sources are models of the recipe."""
         check_sources(recipe, [slot.source for slot in self.slots])
 
     def _scale_into(self, slot: Slot, point: Mapping[str, float | str]) -> float:
         return float(point[f"{SCALE}{slot.name}"]) if isinstance(self.scale, tuple) else self.scale
+
+    def _plain(self) -> list[StackLayer]:
+        return [StackLayer(layer=layer) for slot in self.slots if slot.plain for layer in slot.layers]
+
+    def _matched(self, wanted: Sequence[StackLayer]) -> dict[Slot, int] | None:
+        """The slots that make up these layers, each with where it starts; None where none do, or they are too many."""
+        starts: dict[Slot, int] = {}
+        place = 0
+        for slot in self.slots:
+            piece = [(each.source, each.layer) for each in wanted[place : place + len(slot.layers)]]
+            if piece == [(slot.source, layer) for layer in slot.layers]:
+                starts[slot] = place
+                place += len(slot.layers)
+        return starts if place == len(wanted) <= self.max_layers else None
 
     def _walk(self, point: Mapping[str, float | str]) -> list[Step]:
         steps: list[Step] = []
