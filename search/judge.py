@@ -172,7 +172,7 @@ class Judge:
 
     def _in_full(self, candidate: Candidate) -> Judgement:
         scores = self._scores(candidate, self._evaluator.rungs("search"))
-        return of_full(self._tasks, scores, self._bounds, candidate.history)
+        return of_full(self._tasks, scores, self._bounds, candidate.history, self._config.objective)
 
     def _scores(self, candidate: Candidate, rungs: Rungs, proxied: Collection[str] = ()) -> Scores:
         scores = Scores()

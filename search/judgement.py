@@ -6,12 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Document, Scores, TaskMetric
 from evomerge.evaluators.objective import Objective
 from evomerge.search.constraints import Bounds
 from evomerge.search.estimate import Estimate, estimates
 from evomerge.search.history import History
+from evomerge.search.jackknife import pseudo_values
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Judgement:
         documents: how many of `search` were scored by the metric.
         why: the reason for an estimate in place of a full score; "" for a full score.
         is_stopped: whether scoring was stopped before what was planned.
+        noise: standard error of a full objective where its documents are a sample of all there might be; else NaN.
     """
 
     values: list[float]
@@ -35,9 +39,12 @@ class Judgement:
     documents: int = 0
     why: str = ""
     is_stopped: bool = False
+    noise: float = math.nan
 
 
-def of_full(tasks: Sequence[TaskMetric], scores: Scores, bounds: Bounds, history: History) -> Judgement:
+def of_full(
+    tasks: Sequence[TaskMetric], scores: Scores, bounds: Bounds, history: History, kind: Objective
+) -> Judgement:
     """From the scores on all documents. Raises CandidateError where a task has no score."""
     means = [scores.number(task) for task in tasks]
     for task, mean in zip(tasks, means, strict=True):
@@ -48,6 +55,7 @@ def of_full(tasks: Sequence[TaskMetric], scores: Scores, bounds: Bounds, history
         means=means,
         violations=bounds.violations(scores),
         documents=count(scores, tasks),
+        noise=sampling_error(tasks, scores, kind),
     )
 
 
@@ -99,6 +107,17 @@ def combined_stderr(tasks: Sequence[TaskMetric], found: Sequence[Estimate], kind
         return min(counted, key=lambda pair: pair[0].sign * pair[1].value)[1].stderr
     total = sum(task.weight for task, _ in counted)
     return math.hypot(*(task.weight / total * each.stderr for task, each in counted))
+
+
+def sampling_error(tasks: Sequence[TaskMetric], scores: Scores, kind: Objective) -> float:
+    """The objective's standard error where the documents are a sample of all there might be, by the jackknife."""
+    found = []
+    for task in tasks:
+        values = pseudo_values(task, scores.values(task), scores.items(task))
+        values = values[~np.isnan(values)]
+        error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.inf
+        found.append(Estimate(scores.number(task), error))
+    return combined_stderr(tasks, found, kind)
 
 
 def count(scores: Scores, tasks: Sequence[TaskMetric]) -> int:

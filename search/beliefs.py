@@ -1,0 +1,181 @@
+"""What is believed of the candidates of a study: a surrogate's posterior, which a lucky score does not move far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial
+from scipy.stats import norm
+
+from evomerge.evaluators import TaskMetric
+from evomerge.search.features import Features, Floats
+from evomerge.search.study import CONSTRAINTS, STDERR, complete_trials, is_estimated, trial_objective
+from evomerge.search.surrogate import Posterior, Surrogate
+from evomerge.spaces import METHOD, Dimension, Space
+from evomerge.spaces.stack import SCALE
+
+AT_LEAST = 6  # trials that a surrogate is fitted to
+NEWEST = 200  # of them that it takes; of older ones the best
+GROWTH = 1.15  # hyperparameters are fitted again when there are so many times more
+
+
+class Belief(NamedTuple):
+    """A trial's objective on `search` without what was luck of its neighbourhood, and how far that may be off."""
+
+    mean: float
+    sd: float
+
+
+class Model:
+    """Surrogates of the objective and the constraints over the trials of one method.
+
+    It depends on the finished trials alone: hyperparameters come from the first of them up to a number that grows by
+    `GROWTH`, so that most proposals need no new fit, and a new process makes the same ones.
+
+    Args:
+        dimensions: of the method.
+        trials: finished ones that have all of them as parameters, in the order of telling.
+        values: their objectives.
+
+    Attributes:
+        points: N x D in unit coordinates.
+    """
+
+    def __init__(self, dimensions: Sequence[Dimension], trials: Sequence[FrozenTrial], values: Floats) -> None:
+        self._dimensions, self._trials = dimensions, list(trials)
+        self.features = features_of(tuple(dimensions))
+        self.points = np.array([unit_point(dimensions, trial.params) for trial in trials])
+        self._mapped = self.features(self.points)
+        self.errors = np.array([stderr_of(trial) for trial in trials])
+        self.values = values
+        self._fitted = self._surrogate(values, self.errors)
+        self._surrogates = {"": self._fitted, **self._of_constraints()}
+
+    def believe_in(self, points: Floats) -> None:
+        """Take candidates under way, n x D, to come out as expected."""
+        if len(points):
+            mapped = self.features(points)
+            self._surrogates = {name: each.with_pending(mapped) for name, each in self._surrogates.items()}
+
+    def posterior(self, points: Floats) -> Posterior:
+        """Of the objective at points [n, D]."""
+        return self._surrogates[""].posterior(self.features(points))
+
+    def observed(self) -> Posterior:
+        """Of the objective at the trials' own points."""
+        return self._surrogates[""].posterior(self._mapped)
+
+    def feasible(self, points: Floats) -> Floats:
+        """The probability at points [n, D] that all constraints are kept (Gardner et al. 2014, section 3.2)."""
+        mapped = self.features(points)
+        chance = np.ones(len(points))
+        for name, surrogate in self._surrogates.items():
+            if name:
+                found = surrogate.posterior(mapped)
+                chance *= norm.cdf(-found.mean / found.sd)
+        return chance
+
+    def _of_constraints(self) -> dict[str, Surrogate]:
+        names = {name for trial in self._trials for name in trial.user_attrs.get(CONSTRAINTS, {})}
+        found = {}
+        for name in sorted(names):
+            there = [trial.user_attrs.get(CONSTRAINTS, {}).get(name, np.nan) for trial in self._trials]
+            violations = np.array(there, dtype=np.float64)
+            known = ~np.isnan(violations)
+            if known.sum() >= AT_LEAST:
+                found[f"constraint {name}"] = self._surrogate(
+                    violations[known], self.errors[known], self._mapped[known]
+                )
+        return found
+
+    def _surrogate(self, values: Floats, errors: Floats, mapped: Floats | None = None) -> Surrogate:
+        mapped = self._mapped if mapped is None else mapped
+        early = AT_LEAST
+        while early * GROWTH + 1 <= len(values):
+            early = int(early * GROWTH + 1)
+        first = fitted(mapped[:early], self.features.level, values[:early], errors[:early])
+        chosen = _informative(values)
+        return Surrogate(mapped[chosen], self.features.level, values[chosen], errors[chosen], like=first)
+
+
+def beliefs(study: optuna.Study, space: Space, tasks: Sequence[TaskMetric]) -> Mapping[int, Belief]:
+    """For each trial with a value what is believed of its objective; by the trial's number.
+
+    Trials of a method of which fewer than `AT_LEAST` have one are believed as they were told, with their own error.
+    """
+    found: dict[int, Belief] = {}
+    trials = complete_trials(study)
+    for method in space.methods:
+        own = of_method(space, method, trials)
+        values = np.array([trial_objective(trial, tasks) for trial in own])
+        dimensions = numbers_of(space, method)
+        if len(own) < AT_LEAST or not dimensions:
+            found |= {t.number: Belief(float(value), stderr_of(t)) for t, value in zip(own, values, strict=True)}
+            continue
+        seen = Model(dimensions, own, values).observed()
+        found |= {
+            trial.number: Belief(float(mean), float(sd))
+            for trial, mean, sd in zip(own, seen.mean, seen.sd, strict=True)
+        }
+    return found
+
+
+def of_method(space: Space, method: str, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials of one method that have all of its numbers, in their order."""
+    names = {dimension.name for dimension in numbers_of(space, method)}
+    several = len(space.methods) > 1
+    return [
+        trial
+        for trial in trials
+        if (not several or trial.params.get(METHOD) == method) and names <= trial.params.keys()
+    ]
+
+
+def numbers_of(space: Space, method: str) -> tuple[Dimension, ...]:
+    """The numbers of a method that every candidate has: no gates, and nothing that depends on one."""
+    return tuple(each for each in space.dimensions(method) if not each.is_gate and each.parameter != SCALE)
+
+
+def stderr_of(trial: FrozenTrial) -> float:
+    """Of the trial's value as an estimate of its full score; infinite ones count as 1, the width of a metric."""
+    stderr = float(trial.user_attrs.get(STDERR, 1.0)) if is_estimated(trial) else 0.0
+    return min(stderr, 1.0)
+
+
+def unit_point(dimensions: Sequence[Dimension], params: Mapping[str, float]) -> Floats:
+    """The coordinates in [0, 1] of a point of the box, [D]."""
+    return np.array([(params[each.name] - each.low) / (each.high - each.low) for each in dimensions])
+
+
+_features: dict[tuple[Dimension, ...], Features] = {}
+_fits: dict[tuple[bytes, ...], Surrogate] = {}
+
+
+def features_of(dimensions: tuple[Dimension, ...]) -> Features:
+    """The features of some dimensions, made once."""
+    if dimensions not in _features:
+        _features[dimensions] = Features(dimensions)
+    return _features[dimensions]
+
+
+def fitted(mapped: Floats, level: NDArray[np.intp], values: Floats, errors: Floats) -> Surrogate:
+    """A surrogate with hyperparameters of its own, from the latest few that were fitted where it is among them."""
+    key = (mapped.tobytes(), level.tobytes(), values.tobytes(), errors.tobytes())
+    if key not in _fits:
+        if len(_fits) > 32:
+            del _fits[next(iter(_fits))]
+        _fits[key] = Surrogate(mapped, level, values, errors)
+    return _fits[key]
+
+
+def _informative(values: Floats) -> NDArray[np.intp]:
+    """The newest trials, and the best of the older ones: as many as a proposal has time for."""
+    if len(values) <= NEWEST:
+        return np.arange(len(values))
+    newest = np.arange(len(values) - NEWEST // 2, len(values))
+    older = np.argsort(-values[: newest[0]], kind="stable")[: NEWEST - len(newest)]
+    return np.concatenate([np.sort(older), newest])
