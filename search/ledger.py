@@ -13,7 +13,6 @@ from sqlalchemy import (
     Column,
     Engine,
     Float,
-    Insert,
     Integer,
     MetaData,
     Select,
@@ -21,12 +20,11 @@ from sqlalchemy import (
     Table,
     Text,
     func,
-    insert,
     select,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from evomerge.evaluators.types import DocumentScore
+from evomerge.search.upsert import insert_new
 
 _METADATA = MetaData()
 _ROWS = Table(
@@ -57,6 +55,11 @@ class Ledger:
         self._study = study
         _METADATA.create_all(engine)
 
+    @property
+    def engine(self) -> Engine:
+        """The database that holds the study."""
+        return self._engine
+
     def record(self, recipe: str, trial: int | None, split: str, scores: Sequence[DocumentScore]) -> None:
         """Add rows in one transaction; rows that exist stay as they are.
 
@@ -82,7 +85,7 @@ class Ledger:
         ]
         if rows:
             with self._engine.begin() as connection:
-                connection.execute(self._insert_new(), rows)
+                connection.execute(insert_new(self._engine, _ROWS), rows)
 
     def scores(self, recipe: str, split: str | None = None) -> list[DocumentScore]:
         """All scores of a recipe, or those on one split."""
@@ -134,11 +137,3 @@ class Ledger:
             .where(_ROWS.c.trial.is_not(None))
             .distinct()
         )
-
-    def _insert_new(self) -> Insert:
-        dialect = self._engine.dialect.name
-        if dialect == "sqlite":
-            return sqlite.insert(_ROWS).on_conflict_do_nothing()
-        if dialect == "postgresql":
-            return postgresql.insert(_ROWS).on_conflict_do_nothing()
-        return insert(_ROWS).prefix_with("IGNORE", dialect="mysql")

@@ -1,7 +1,7 @@
 """Samplers as functions of a study's history, so that a resumed study proposes what an uninterrupted one would have.
 
 Every trial gets a sampler built anew from the run's seed and the trial's number. What a sampler proposes then depends
-on the finished trials before it and on nothing that a process holds in memory.
+on the trials before it and on nothing that a process holds in memory.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from evomerge.errors import InputError, unknown_name
 from evomerge.evaluators import Scores, TaskMetric
 from evomerge.registry import Registry
+from evomerge.search.study import ORIGIN, TOLD
 from evomerge.spaces import METHOD, Space
 
-_PROPOSAL = "evomerge:proposal"
-_FIXED = "fixed_params"
+PROPOSAL = "evomerge:proposal"  # system attribute: a value for every dimension of the trial's method
+ENQUEUED = "fixed_params"  # the same of a trial that somebody enqueued through Optuna
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class SamplerContext:
         scores: gives the document scores on `search` of a trial.
         explain: is told, in one line, of a decision behind the proposal.
         keep: is told a name and a plain value that stay with the trial as a user attribute.
+        draw: counts the proposals for this trial; above 0 where the ones before were the points of other trials.
     """
 
     run_seed: int
@@ -53,11 +55,12 @@ class SamplerContext:
     scores: Callable[[FrozenTrial], Scores] = lambda trial: Scores()
     explain: Callable[[str], None] = lambda line: None
     keep: Callable[[str, Any], None] = lambda name, value: None
+    draw: int = 0
 
     @property
     def seed(self) -> int:
-        """A seed of the trial's own, in [0, 2^32)."""
-        return (self.run_seed * 1_000_003 + self.number) % 2**32
+        """A seed of the trial's own and of the draw, in [0, 2^32)."""
+        return (self.run_seed * 1_000_003 + self.number + self.draw * 500_009) % 2**32
 
 
 SamplerFactory = Callable[[SamplerContext], BaseSampler]
@@ -84,7 +87,9 @@ def distributions(space: Space) -> dict[str, BaseDistribution]:
         found[METHOD] = CategoricalDistribution(space.methods)
     for method in space.methods:
         for dimension in space.dimensions(method):
-            found[dimension.name] = FloatDistribution(dimension.low, dimension.high)
+            found[dimension.name] = (
+                IntDistribution(0, 1) if dimension.is_gate else FloatDistribution(dimension.low, dimension.high)
+            )
     return found
 
 
@@ -151,12 +156,12 @@ class TrialSeededSampler(BaseSampler):
     ) -> dict[str, Any]:
         """A point with an entry for each dimension of its method; the noted one where the trial has one."""
         attributes = study._storage.get_trial_system_attrs(trial._trial_id)
-        if _FIXED in attributes:
-            return dict(attributes[_FIXED])
-        if _PROPOSAL not in attributes:
-            attributes[_PROPOSAL] = self._propose(study, trial)
-            study._storage.set_trial_system_attr(trial._trial_id, _PROPOSAL, attributes[_PROPOSAL])
-        return dict(attributes[_PROPOSAL])
+        if ENQUEUED in attributes:
+            return dict(attributes[ENQUEUED])
+        if PROPOSAL not in attributes:
+            attributes[PROPOSAL] = self._propose(study, trial)
+            study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, attributes[PROPOSAL])
+        return dict(attributes[PROPOSAL])
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -189,17 +194,22 @@ class TrialSeededSampler(BaseSampler):
         return self._space.methods[0]
 
 
-def finished_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
-    """The finished trials below number `before`, failed ones included, in order of their numbers."""
-    trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.number < before and trial.state.is_finished()]
+def finished_trials(study: optuna.Study, before: int | None = None) -> list[FrozenTrial]:
+    """The finished trials, failed ones included, in the order in which they were told; all, or those below a number."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    below = [trial for trial in trials if before is None or trial.number < before]
+    return sorted(below, key=lambda trial: (trial.user_attrs.get(TOLD, trial.number), trial.number))
 
 
-def proposed_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
+def proposed_trials(study: optuna.Study, before: int | None = None) -> list[FrozenTrial]:
     """Those of them that a sampler proposed."""
-    return [trial for trial in finished_trials(study, before) if _FIXED not in trial.system_attrs]
+    return [trial for trial in finished_trials(study, before) if not _is_enqueued(trial)]
 
 
-def enqueued_trials(study: optuna.Study, before: int) -> list[FrozenTrial]:
-    """Those of them that were enqueued: the warm starts."""
-    return [trial for trial in finished_trials(study, before) if _FIXED in trial.system_attrs]
+def enqueued_trials(study: optuna.Study, before: int | None = None) -> list[FrozenTrial]:
+    """Those of them that were there before the sampler: the warm starts."""
+    return [trial for trial in finished_trials(study, before) if _is_enqueued(trial)]
+
+
+def _is_enqueued(trial: FrozenTrial) -> bool:
+    return ORIGIN in trial.user_attrs or ENQUEUED in trial.system_attrs

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial
 
 from evomerge.errors import CandidateError, InputError
 from evomerge.evaluators.objective import combine
@@ -19,16 +21,29 @@ from evomerge.search.judge import Judge
 from evomerge.search.judgement import Judgement
 from evomerge.search.listener import Listener, TrialOutcome
 from evomerge.search.problem import Problem
-from evomerge.search.sampling import SAMPLERS, TrialSeededSampler, choose_sampler
+from evomerge.search.proposals import Proposal, Proposer, whole_point
+from evomerge.search.queue import LostTrialError, TrialQueue
+from evomerge.search.sampling import choose_sampler, finished_trials
 from evomerge.search.scoring import Spent
+from evomerge.search.stopping import Stopping
 from evomerge.search.warm_starts import warm_starts
-from evomerge.spaces import METHOD, Point
+from evomerge.search.workers import BEAT_SECONDS, Workers
+from evomerge.spaces import Point
 
 _ENQUEUED = "evomerge:enqueued"
+_WAIT_SECONDS = 0.5  # between looks at what other workers do
 
 
 class TrialLoop:
-    """Runs the trials of a study until a number of them is finished."""
+    """Runs the trials of a study until a number of them is finished, alone or beside other workers.
+
+    Args:
+        problem: what is searched.
+        study: keeps the trials.
+        judge: scores candidates.
+        listener: is told of decisions and outcomes.
+        stop: a request to stop.
+    """
 
     def __init__(
         self, problem: Problem, study: optuna.Study, judge: Judge, listener: Listener, stop: StopRequest
@@ -37,101 +52,143 @@ class TrialLoop:
         self._space = problem.space
         self._study = study
         self._judge = judge
+        self._ledger = judge._ledger
         self._listener = listener
         self._stop = stop
-        self._study.sampler = self._sampler()
+        self._sampler = self._chosen_sampler()
+        self._why_stopped = ""
 
     def run(self, trials: int, timeout: float | None) -> None:
         """Go on until `trials` are finished, failed ones included, or `timeout` seconds have passed.
 
+        Where other workers have the last trials, it waits for them, and takes over those of workers that die.
+
         Raises:
             InterruptedRunError: when somebody asked to stop; the trial under way goes on when the study is resumed.
         """
-        self._enqueue_warm_starts()
+        workers = Workers(self._ledger.engine, self._study.study_name)
+        workers.join(BEAT_SECONDS)
+        queue = self._queue(workers, trials)
+        try:
+            self._work(queue, trials, timeout)
+        finally:
+            queue.leave()
+            workers.leave()
+
+    def _work(self, queue: TrialQueue, trials: int, timeout: float | None) -> None:
+        queue.enqueue(self._warm_starts, _ENQUEUED)
         began = time.monotonic()
-        done = len(_finished(self._study))
+        done = len(finished_trials(self._study))
         self._listener.stage("search", trials, done)
+        stopping = Stopping(self._problem, self._study, trials)
         while done < trials:
             if timeout is not None and time.monotonic() - began >= timeout:
                 self._listener.note(f"the timeout of {timeout:g} s is over after {done} of {trials} trials")
                 return
             self._stop.check()
-            self._run_one()
-            done += 1
-            self._listener.step()
+            trial = queue.take(trials, stopping.why)
+            if trial is not None:
+                self._run_one(queue, trial)
+            before, done = done, len(finished_trials(self._study))
+            for _ in range(done - before):
+                self._listener.step()
+            if trial is None and done < trials:
+                if queue.is_idle(trials):
+                    self._listener.note(stopping.why(done))
+                    return
+                time.sleep(_WAIT_SECONDS)
 
-    def _sampler(self) -> TrialSeededSampler:
+    def _queue(self, workers: Workers, trials: int) -> TrialQueue:
+        most = max(trials, self._problem.config.search.trials)
+        proposer = Proposer(self._problem, self._study, self._sampler, self._ledger, most)
+        return TrialQueue(self._study, self._space, self._ledger, proposer, workers, self._listener, self._stop.check)
+
+    def _chosen_sampler(self) -> str:
         config = self._problem.config.search
         stored = self._study.user_attrs.get(attributes.SAMPLER)
         if stored is None:
             stored, why = choose_sampler(config.sampler, self._space, config.trials, len(self._study.directions))
             self._study.set_user_attr(attributes.SAMPLER, stored)
             self._listener.note(f"sampler {stored}: {why}")
-        return TrialSeededSampler(SAMPLERS.get(stored), self._space, config.seed)
+        return str(stored)
 
-    def _enqueue_warm_starts(self) -> None:
-        """Put the warm starts in front, once; a crash on the way leaves none of them doubled."""
-        if _ENQUEUED in self._study.user_attrs:
-            return
+    def _warm_starts(self) -> Mapping[str, Point | None]:
         experts = [expert.name for expert in self._problem.config.models.experts]
         points, notes = warm_starts(self._space, experts, self._problem.config.search.warm_start)
         for note in notes:
             self._listener.note(note)
-        there = {trial.user_attrs.get(attributes.ORIGIN) for trial in self._study.get_trials(deepcopy=False)}
-        for origin, point in points.items():
-            if origin not in there:
-                self._study.enqueue_trial(point, user_attrs={attributes.ORIGIN: origin})
-        self._study.set_user_attr(_ENQUEUED, len(points))
+        return points
 
-    def _run_one(self) -> None:
-        start = time.perf_counter()
-        trial = self._next()
-        point = self._suggest(trial)
+    def _run_one(self, queue: TrialQueue, trial: FrozenTrial) -> None:
+        try:
+            trial = self._with_point(queue, trial)
+            self._score(queue, trial)
+        except LostTrialError:
+            self._listener.note(f"trial {trial.number} is another worker's by now: this one was away for too long")
+
+    def _with_point(self, queue: TrialQueue, trial: FrozenTrial) -> FrozenTrial:
+        """The trial; the warm start `gradient` has its point made only now, and keeps it from then on."""
+        if whole_point(trial) is not None:
+            return trial
+        from evomerge.search.gradient import GradientStart
+
+        began = time.perf_counter()
+        start = GradientStart(self._problem, self._study, self._ledger, self._judge._scorer, self._listener, self._stop)
+        point = start.point(trial.number)
+        if point is None:
+            return queue.propose_for(trial, "the gradient found nothing better: the sampler proposes in its place")
+        return queue.fill(trial, Proposal(point), time.perf_counter() - began)
+
+    def _score(self, queue: TrialQueue, trial: FrozenTrial) -> None:
+        point = whole_point(trial)
+        assert point is not None
         spent = Spent(**trial.user_attrs.get(attributes.SECONDS, {}))
-        spent.sampler += time.perf_counter() - start
+        told: dict[str, Any] = {}
         judgement = None
         try:
-            judgement = self._judged(trial, point, spent)
+            recipe = self._space.recipe(point)
+            judgement = self._judge.judge(recipe, trial.number, spent)
+            told = self._told(judgement)
             outcome = self._outcome(trial, judgement)
         except (CandidateError, InputError) as error:
-            trial.set_user_attr(attributes.REASON, str(error))
+            told[attributes.REASON] = str(error)
             outcome = TrialOutcome(trial.number, _origin(trial), None, str(error))
-        finally:
-            trial.set_user_attr(attributes.SECONDS, asdict(spent))
-        if judgement is None:
-            self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            self._study.tell(trial, judgement.values)
+        except BaseException:
+            queue.note(trial, {attributes.SECONDS: asdict(spent)})
+            raise
+        told[attributes.SECONDS] = asdict(spent)
+        queue.finish(trial, judgement.values if judgement else None, told, judgement.violations if judgement else {})
         self._listener.trial(outcome)
 
-    def _judged(self, trial: Trial, point: Point, spent: Spent) -> Judgement:
-        """Score the candidate, and keep in its trial what came out."""
-        recipe = self._space.recipe(point)
-        trial.set_user_attr(attributes.RECIPE, recipe.model_dump_json())
-        trial.set_user_attr(attributes.DIGEST, recipe.digest)
-        judgement = self._judge.judge(recipe, trial.number, spent)
-        tasks = self._problem.evaluator.tasks
-        told = {
-            title: {"metric": task.label, "value": mean}
-            for title, task, mean in zip(titles(tasks), tasks, judgement.means, strict=True)
-        }
-        trial.set_user_attr(attributes.TASKS, told)
-        whole = len(self._problem.evaluator.documents("search"))
-        trial.set_user_attr(attributes.SCORED, [judgement.documents, whole])
-        if judgement.why:
-            trial.set_user_attr(attributes.ESTIMATED, True)
-            trial.set_user_attr(attributes.PRUNED, judgement.is_stopped)
-            trial.set_user_attr(attributes.REASON, judgement.why)
-            if math.isfinite(judgement.stderr):
-                trial.set_user_attr(attributes.STDERR, judgement.stderr)
-        if judgement.violations:
-            trial.set_user_attr(attributes.CONSTRAINTS, judgement.violations)
-            for name, violation in judgement.violations.items():
-                if name not in trial.constraints:  # an interruption may have come after it was set
-                    trial.set_constraint(name, violation)
-        return judgement
+    def _told(self, judgement: Judgement) -> dict[str, Any]:
+        """What the trial keeps of its judgement.
 
-    def _outcome(self, trial: Trial, judgement: Judgement) -> TrialOutcome:
+        Raises:
+            CandidateError: when an objective is not a finite number.
+        """
+        if not all(map(math.isfinite, judgement.values)):
+            raise CandidateError(f"the objective must be finite, but got {judgement.values}")
+        tasks = self._problem.evaluator.tasks
+        told: dict[str, Any] = {
+            attributes.TASKS: {
+                title: {"metric": task.label, "value": mean}
+                for title, task, mean in zip(titles(tasks), tasks, judgement.means, strict=True)
+            },
+            attributes.SCORED: [judgement.documents, len(self._problem.evaluator.documents("search"))],
+        }
+        if judgement.why:
+            told |= {
+                attributes.ESTIMATED: True,
+                attributes.PRUNED: judgement.is_stopped,
+                attributes.REASON: judgement.why,
+            }
+            if math.isfinite(judgement.stderr):
+                told[attributes.STDERR] = judgement.stderr
+        if judgement.violations:
+            told[attributes.CONSTRAINTS] = judgement.violations
+        return told
+
+    def _outcome(self, trial: FrozenTrial, judgement: Judgement) -> TrialOutcome:
         tasks = self._problem.evaluator.tasks
         kind = self._problem.config.evaluate.objective
         means = [np.float64(mean) for mean in judgement.means]
@@ -146,24 +203,6 @@ class TrialLoop:
             feasible=all(violation <= 0 for violation in judgement.violations.values()),
         )
 
-    def _next(self) -> Trial:
-        """The trial that an earlier process left under way, or a new one."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return Trial(self._study, running[0]._trial_id) if running else self._study.ask()
 
-    def _suggest(self, trial: Trial) -> Point:
-        point: Point = {}
-        method = self._space.methods[0]
-        if len(self._space.methods) > 1:
-            method = point[METHOD] = trial.suggest_categorical(METHOD, self._space.methods)
-        for dimension in self._space.dimensions(method):
-            point[dimension.name] = trial.suggest_float(dimension.name, dimension.low, dimension.high)
-        return point
-
-
-def _origin(trial: Trial) -> str:
+def _origin(trial: FrozenTrial) -> str:
     return str(trial.user_attrs.get(attributes.ORIGIN, "sampler"))
-
-
-def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]

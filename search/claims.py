@@ -1,0 +1,95 @@
+"""Claims: which worker each running trial belongs to, and how many workers it has outlived."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Column, ColumnElement, Connection, Engine, Integer, String, Table, delete, insert, select, update
+
+from evomerge.search.workers import METADATA, Workers
+
+_ROWS = Table(
+    "evomerge_claims",
+    METADATA,
+    Column("study", String(128), primary_key=True),
+    Column("trial", Integer, primary_key=True),
+    Column("worker", String(32), nullable=True),
+    Column("deaths", Integer, nullable=False),
+)
+
+STALE_SECONDS = 60.0
+MAX_DEATHS = 3  # of workers, after which a trial is given up
+
+
+class Claim(NamedTuple):
+    """Who works on a trial (None: nobody; it was left in good order), and how many died or vanished over it."""
+
+    worker: str | None
+    deaths: int
+
+
+class Claims:
+    """The claims of one study.
+
+    Args:
+        engine: the database that holds the study.
+        study: the study's name.
+        workers: knows who is alive.
+        stale: seconds without a sign of life after which a worker's trials are taken over.
+    """
+
+    def __init__(self, engine: Engine, study: str, workers: Workers, stale: float = STALE_SECONDS) -> None:
+        METADATA.create_all(engine)
+        self._engine = engine
+        self._study = study
+        self._workers = workers
+        self._stale = stale
+
+    def add(self, connection: Connection, trial: int) -> None:
+        """Claim a trial that nobody has claimed, as part of the connection's transaction."""
+        row = {"study": self._study, "trial": trial, "worker": self._workers.me.worker, "deaths": 0}
+        connection.execute(insert(_ROWS).values(**row))
+
+    def of(self, trial: int) -> Claim | None:
+        """The claim on a trial; None: nobody ever had one."""
+        with self._engine.connect() as connection:
+            row = connection.execute(select(_ROWS.c.worker, _ROWS.c.deaths).where(self._is(trial))).one_or_none()
+        return None if row is None else Claim(row.worker, row.deaths)
+
+    def take_over(self, trial: int) -> Claim | None:
+        """Claim a running trial whose worker left, is dead, or has not been heard of; None: it is somebody else's."""
+        found = self.of(trial)
+        if found is None:
+            with self._engine.begin() as connection:
+                self.add(connection, trial)
+            return Claim(self._workers.me.worker, 0)
+        if found.worker is None:
+            taken = Claim(self._workers.me.worker, found.deaths)
+        elif self._workers.is_dead(found.worker, self._stale):
+            taken = Claim(self._workers.me.worker, found.deaths + 1)
+        else:
+            return None
+        held = _ROWS.c.worker.is_(None) if found.worker is None else _ROWS.c.worker == found.worker
+        swap = update(_ROWS).where(self._is(trial), held).values(worker=taken.worker, deaths=taken.deaths)
+        with self._engine.begin() as connection:
+            return taken if connection.execute(swap).rowcount == 1 else None
+
+    def confirm(self, connection: Connection, trial: int) -> bool:
+        """Whether the claim is this worker's, and stays it until the end of the connection's transaction."""
+        me = self._workers.me.worker
+        mine = update(_ROWS).where(self._is(trial), _ROWS.c.worker == me).values(worker=me)
+        return connection.execute(mine).rowcount == 1
+
+    def give_up(self, connection: Connection, trial: int) -> bool:
+        """End this worker's claim as part of the connection's transaction; False: it has none any more."""
+        mine = delete(_ROWS).where(self._is(trial), _ROWS.c.worker == self._workers.me.worker)
+        return connection.execute(mine).rowcount == 1
+
+    def leave(self) -> None:
+        """Leave all of this worker's trials to whoever comes next."""
+        mine = (_ROWS.c.study == self._study) & (_ROWS.c.worker == self._workers.me.worker)
+        with self._engine.begin() as connection:
+            connection.execute(update(_ROWS).where(mine).values(worker=None))
+
+    def _is(self, trial: int) -> ColumnElement[bool]:
+        return (_ROWS.c.study == self._study) & (_ROWS.c.trial == trial)

@@ -1,0 +1,167 @@
+"""Who works on a study: one row a worker in the study's database, whose counter shows that the worker is alive.
+
+No clock of another host is trusted: a worker from elsewhere counts as dead when its counter has stood still for a while
+by the observer's own clock, and one of the same host at once when its process is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, delete, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+METADATA = MetaData()
+_ROWS = Table(
+    "evomerge_workers",
+    METADATA,
+    Column("study", String(128), primary_key=True),
+    Column("worker", String(32), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("boot", String(40), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", String(40), nullable=False),
+    Column("beat", Integer, nullable=False),
+)
+
+BEAT_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A process, or a thread of one, that works on a study.
+
+    Attributes:
+        worker: a random name.
+        host: the machine and, in a container, its space of process numbers.
+        boot: names the run of the machine's kernel; "" where that is unknown.
+        pid: the number of the process.
+        started: when the process started, in the kernel's ticks; "" where that is unknown.
+    """
+
+    worker: str
+    host: str
+    boot: str
+    pid: int
+    started: str
+
+    @classmethod
+    def here(cls) -> Worker:
+        """A new worker in this process."""
+        return cls(uuid.uuid4().hex, _host(), _read("/proc/sys/kernel/random/boot_id"), os.getpid(), _started("self"))
+
+    def is_gone(self, host: str, boot: str) -> bool:
+        """Whether, seen from `host` in its run `boot`, the process is known not to exist any more."""
+        if self.host != host:
+            return False
+        if self.boot != boot:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return self.started != _started(str(self.pid))
+
+
+class Workers:
+    """The workers of one study, as one of them sees them.
+
+    Args:
+        engine: the database that holds the study.
+        study: the study's name.
+    """
+
+    def __init__(self, engine: Engine, study: str) -> None:
+        METADATA.create_all(engine)
+        self._engine = engine
+        self._study = study
+        self.me = Worker.here()
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def join(self, seconds: float = BEAT_SECONDS) -> None:
+        """Enter the study, and count up every so many seconds in a thread of its own until `leave`."""
+        self._enter()
+        if self._engine.url.database in (None, "", ":memory:") and self._engine.dialect.name == "sqlite":
+            return  # every thread would have a database of its own; nobody else can join it either
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._beat_on, args=(seconds,), name="evomerge heartbeat", daemon=True)
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Leave the study: whoever comes next need not wait to see that this worker is gone."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._engine.begin() as connection:
+            connection.execute(delete(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == self.me.worker))
+
+    def beat(self) -> None:
+        """Count up; a worker that others have struck off meanwhile enters again."""
+        mine = update(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == self.me.worker)
+        with self._engine.begin() as connection:
+            entered = connection.execute(mine.values(beat=_ROWS.c.beat + 1)).rowcount
+        if not entered:
+            self._enter()
+
+    def is_dead(self, worker: str, seconds: float) -> bool:
+        """Whether a worker is gone, or has not counted up for `seconds` since this one first looked."""
+        if worker == self.me.worker:
+            return False
+        query = select(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == worker)
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return True
+        other = Worker(row.worker, row.host, row.boot, row.pid, row.started)
+        if other.is_gone(self.me.host, self.me.boot):
+            return True
+        beat, since = self._seen.get(worker, (None, 0.0))
+        if beat != row.beat:
+            self._seen[worker] = (row.beat, time.monotonic())
+            return False
+        return time.monotonic() - since >= seconds
+
+    def _enter(self) -> None:
+        me = self.me
+        row = {"worker": me.worker, "host": me.host, "boot": me.boot, "pid": me.pid, "started": me.started}
+        with self._engine.begin() as connection:
+            connection.execute(insert(_ROWS).values(study=self._study, beat=0, **row))
+
+    def _beat_on(self, seconds: float) -> None:
+        while not self._ended.wait(seconds):
+            try:
+                self.beat()
+            except SQLAlchemyError:  # the database is away: others will take over if it comes back to them first
+                continue
+
+
+def _host() -> str:
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    return " ".join(part for part in (socket.gethostname(), _read("/etc/machine-id"), space) if part)
+
+
+def _started(process: str) -> str:
+    """Field 22 of /proc/PID/stat (proc(5)); the name before it may hold blanks and brackets."""
+    fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
