@@ -9,87 +9,77 @@ diagonal only, which needs far fewer trials.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import optuna
 from cmaes import CMA, SepCMA
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
+from pydantic import Field
 
 from evomerge.search.box import UnitCube
 from evomerge.search.constraints import total_violation
-from evomerge.search.sampling import (
-    SamplerContext,
-    enqueued_trials,
-    proposed_trials,
-    require_one_objective,
-    sampler,
-)
+from evomerge.search.mirror import is_warm_start, told_trials, whole_point
+from evomerge.search.samplers.whole import WholePointSampler
+from evomerge.search.sampling import SamplerContext, require_one_objective, sampler
 
 SEPARABLE_FROM = 48
 INITIAL_SIGMA = 1 / 6  # of each bound's width
 
 
-class ReplayedCmaEs(BaseSampler):
+class ReplayedCmaEs(WholePointSampler):
     """Proposes from the distribution that the finished generations lead to.
 
-    A generation is the next `population_size` finished trials that this sampler proposed, in order of their numbers.
-    The first mean is the best warm start by the same rule, or the centre of the box. A failed trial ranks last in its
-    generation.
+    A generation is the next `population` finished trials that this sampler proposed, in the order in which they were
+    told. The first mean is the best warm start by the same rule, or the centre of the box. A failed trial ranks last
+    in its generation.
 
     Args:
-        context: all dimensions must be numbers, and there must be one objective.
+        context: all dimensions must be numbers or gates, and there must be one objective.
+        population: trials of a generation; None: 4 + 3 ln d of d dimensions.
+        sigma: the first standard deviation, in widths of the bounds.
     """
 
-    def __init__(self, context: SamplerContext) -> None:
+    def __init__(self, context: SamplerContext, population: int | None = None, sigma: float = INITIAL_SIGMA) -> None:
         require_one_objective("cmaes", context)
-        self._context = context
+        super().__init__(context)
+        self._population = population
+        self._sigma = sigma
         self._cube = UnitCube("cmaes", context.distributions)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space."""
-        return dict(self._context.distributions)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         """A draw from the current normal distribution, inside of the box, from the trial's own random numbers."""
-        strategy = self._replay(study, trial.number)
+        strategy = self._replay(study)
         strategy.reseed_rng(self._context.seed)
         return self._cube.point(strategy.ask())
 
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """The entry of a whole proposal."""
-        return self.sample_relative(study, trial, dict(self._context.distributions))[param_name]
-
-    def _replay(self, study: optuna.Study, before: int) -> CMA | SepCMA:
+    def _replay(self, study: optuna.Study) -> CMA | SepCMA:
         sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
         names = set(self._context.distributions)
-        trials = [trial for trial in proposed_trials(study, before) if names <= set(trial.params)]
-        first = trials[0].number if trials else before
-        strategy = self._start(self._mean(_ranked(enqueued_trials(study, first), sign)))
+        told = told_trials(study)
+        trials = [trial for trial in told if not is_warm_start(trial) and names <= set(whole_point(trial))]
+        before = told.index(trials[0]) if trials else len(told)
+        starts = [trial for trial in told[:before] if is_warm_start(trial) and names <= set(whole_point(trial))]
+        strategy = self._start(self._mean(_ranked(starts, sign)))
         size = strategy.population_size
         for start in range(0, len(trials) - size + 1, size):
             ranked = _ranked(trials[start : start + size], sign)
-            strategy.tell([(self._cube.coordinates(trial.params), rank) for rank, trial in enumerate(ranked)])
+            strategy.tell([(self._cube.coordinates(whole_point(trial)), rank) for rank, trial in enumerate(ranked)])
         return strategy
 
     def _start(self, mean: NDArray[np.float64]) -> CMA | SepCMA:
         dimensions = len(self._cube)
         bounds = np.tile([0.0, 1.0], (dimensions, 1))
         form = SepCMA if dimensions >= SEPARABLE_FROM else CMA
-        return form(mean=mean, sigma=INITIAL_SIGMA, bounds=bounds)
+        return form(mean=mean, sigma=self._sigma, bounds=bounds, population_size=self._population)
 
     def _mean(self, ranked: list[FrozenTrial]) -> NDArray[np.float64]:
         if not ranked or ranked[0].value is None:
             return np.full(len(self._cube), 0.5)
-        return self._cube.coordinates(ranked[0].params)
+        return self._cube.coordinates(whole_point(ranked[0]))
 
 
 def _ranked(trials: list[FrozenTrial], sign: float) -> list[FrozenTrial]:
@@ -104,6 +94,11 @@ def _ranked(trials: list[FrozenTrial], sign: float) -> list[FrozenTrial]:
 
 
 @sampler("cmaes")
-def cmaes(context: SamplerContext) -> BaseSampler:
+def cmaes(
+    context: SamplerContext,
+    *,
+    population: Annotated[int, Field(ge=4)] | None = None,
+    sigma: Annotated[float, Field(gt=0, le=1)] = INITIAL_SIGMA,
+) -> BaseSampler:
     """CMA-ES from the best warm start, replayed from the trials before each proposal."""
-    return ReplayedCmaEs(context)
+    return ReplayedCmaEs(context, population, sigma)
