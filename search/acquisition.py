@@ -51,7 +51,7 @@ def propose(stage: Stage, bases: Floats, score: Score, generator: np.random.Gene
     """
     points = _around(stage, bases, NEAR // len(bases), generator, STEP_LOW, STEP_HIGH)
     if stage.is_global:
-        points = np.concatenate([points, generator.random((WIDE, stage.size)) @ stage.directions])
+        points = np.concatenate([points, stage.origin + generator.random((WIDE, stage.size)) @ stage.directions])
     values = score(points)
     for halving in range(1, ROUNDS + 1):
         top = np.argsort(-values, kind="stable")[:TOP]

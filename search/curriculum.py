@@ -123,7 +123,7 @@ class Curriculum:
         stage = self._stages(method)[min(index, len(self._stages(method)) - 1)]
         model = self._model(method)
         if model is None:
-            return Proposal(generator.random(stage.size) @ stage.directions, np.inf)
+            return Proposal(stage.origin + generator.random(stage.size) @ stage.directions, np.inf)
         believed = model.observed().mean
         best = float(np.max(np.where(self._is_kept(method), believed, -np.inf)))
         order = np.argsort(-(believed if np.isfinite(best) else model.feasible(model.points)), kind="stable")

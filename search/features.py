@@ -65,9 +65,10 @@ def _directions(dimensions: Sequence[Dimension]) -> list[Floats]:
     """Orthonormal directions of one group: mean, modules, smooth over depth, rest; each [any, len(dimensions)]."""
     size = len(dimensions)
     modules = list(dict.fromkeys(each.modules for each in dimensions))
-    mean = np.ones((1, size))
-    of_modules = np.array([[float(each.modules == name) for each in dimensions] for name in modules])
-    smooth = np.concatenate([of_modules[:1], *(_cosines(dimensions, name) for name in modules)])
+    level = np.array([float(not is_shape(each)) for each in dimensions])
+    mean = level[None]
+    of_modules = np.array([[float(each.modules == name) for each in dimensions] for name in modules]) * level
+    smooth = np.concatenate([np.diag(1 - level), *(_cosines(dimensions, name) for name in modules)])
     found: list[Floats] = []
     basis = np.zeros((0, size))
     for wanted in (mean, of_modules, smooth, np.eye(size)):
@@ -75,6 +76,11 @@ def _directions(dimensions: Sequence[Dimension]) -> list[Floats]:
         basis = np.concatenate([basis, fresh])
         found.append(fresh)
     return found
+
+
+def is_shape(dimension: Dimension) -> bool:
+    """Whether it bends a curve over depth and has no effect on its level."""
+    return bool(dimension.modules) and dimension.depth is None and dimension.column > 0
 
 
 def _cosines(dimensions: Sequence[Dimension], modules: str) -> Floats:

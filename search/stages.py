@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.search.features import SMOOTH, Floats
+from evomerge.search.features import SMOOTH, Floats, is_shape
 from evomerge.spaces import Dimension
 
 
@@ -19,11 +19,13 @@ class Stage:
     Attributes:
         name: as the log says it.
         directions: m x D in unit coordinates, each with entries of at most 1.
+        origin: where all of the stage's numbers are 0, D.
         is_global: whether it looks for good points anywhere in the span of its directions, and not only near good ones.
     """
 
     name: str
     directions: Floats
+    origin: Floats
     is_global: bool = False
 
     @property
@@ -42,28 +44,32 @@ def stages(dimensions: Sequence[Dimension]) -> list[Stage]:
     module group; every number on its own. A stage that is not coarser than the next one is left out.
     """
     size = len(dimensions)
+    origin = np.array([0.5 * is_shape(each) for each in dimensions])
+    level = np.array([not is_shape(each) for each in dimensions])
     common = [(each.parameter, each.expert) for each in dimensions]
     in_modules = [(*owner, each.modules) for owner, each in zip(common, dimensions, strict=True)]
     in_blocks = [(*owner, _block(each)) for owner, each in zip(in_modules, dimensions, strict=True)]
     found = [
-        Stage("one number per expert", _indicators(common), is_global=True),
-        Stage("module groups", _indicators(in_modules)),
-        Stage("blocks of layers", _indicators(in_blocks)),
-        Stage("cosines over depth", _cosines(dimensions, in_modules)),
+        Stage("one number per expert", _indicators(common, level), origin, is_global=True),
+        Stage("module groups", _indicators(in_modules, level), origin),
+        Stage("blocks of layers", _indicators(in_blocks, level), origin),
+        Stage("cosines over depth", _cosines(dimensions, in_modules), origin),
     ]
     kept: list[Stage] = []
     for stage in found:
         if stage.size < size and all(stage.size > other.size for other in kept):
             kept.append(stage)
-    return [*kept, Stage("every number", np.eye(size), is_global=not kept)]
+    return [*kept, Stage("every number", np.eye(size), np.zeros(size), is_global=not kept)]
 
 
 def _block(dimension: Dimension) -> int:
     return -1 if dimension.depth is None else min(int(dimension.depth * BLOCKS), BLOCKS - 1)
 
 
-def _indicators(labels: Sequence[tuple[object, ...]]) -> Floats:
-    return np.array([[float(label == each) for each in labels] for label in dict.fromkeys(labels)])
+def _indicators(labels: Sequence[tuple[object, ...]], level: NDArray[np.bool_]) -> Floats:
+    """A row for each label: 1 where a level has it."""
+    rows = np.array([[float(label == each) for each in labels] for label in dict.fromkeys(labels)]) * level
+    return rows[rows.any(axis=1)]
 
 
 def _cosines(dimensions: Sequence[Dimension], labels: Sequence[tuple[object, ...]]) -> Floats:
