@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.search.listener import Listener, TrialOutcome
+from evomerge.search.shrinkage import in_words
 
-STAGES = {"search": "search", "select": "finalists", "report": "comparison"}
+STAGES = {"search": "search", "select": "finalists", "random": "random search", "report": "comparison"}
 
 
 class ProgressBar(Listener):
@@ -79,7 +80,7 @@ class ProgressBar(Listener):
 def comparison_table(result: dict[str, Any]) -> RenderableType:
     """The answer of a search: the winner and what it is compared with, on the documents of `split`.
 
-    Below it the constraints and the front, where there are any.
+    Below it how much of the winner's score is luck, and the constraints and the front, where there are any.
     """
     tasks = list(result["winner"]["tasks"])
     table = Table(
@@ -101,6 +102,8 @@ def comparison_table(result: dict[str, Any]) -> RenderableType:
         broken = "" if row.get("feasible", True) else " *"
         table.add_row(f"{name}{broken}", *scores, f"{row['objective']:.3f}", gain)
     parts: list[RenderableType] = [table]
+    if sentence := in_words(result):
+        parts.append(Text(sentence))
     if result.get("constraints"):
         chosen = "keeps them all" if result["feasible"] else "breaks some, as all finalists do,"
         parts += [
@@ -160,17 +163,22 @@ def status_table(told: dict[str, Any]) -> Table:
     table.add_row("trials", f"{ended} of {trials['total']} ended, {told_of}")
     if best is not None:
         estimated = " (estimated)" if best["estimated"] else ""
-        table.add_row("best", f"trial {best['number']}: {best['objective']:.4f} on {best['split']}{estimated}")
+        error = f" ± {best['stderr']:.4f}" if "stderr" in best else ""
+        table.add_row("best", f"trial {best['number']}: {best['objective']:.4f}{error} on {best['split']}{estimated}")
         for task, row in best["tasks"].items():
             values = ", ".join(f"{split} {row[split]:.3f}" for split in ("search", "select", "report") if split in row)
             table.add_row("", f"{task}: {values}")
         for name, row in best["constraints"].items():
             table.add_row("", f"{name}: {verdict(row)}")
+        if "shrinkage" in told:
+            table.add_row("", _expected(told["shrinkage"]))
     for member in told.get("front", []):
         values = ", ".join(f"{task} {value:.3f}" for task, value in member["tasks"].items())
         table.add_row("front", f"trial {member['number']}: {values}")
     for name, value in told["baselines"].items():
         table.add_row("", f"{name}: {value:.4f}")
+    if "stopped" in told:
+        table.add_row("end", told["stopped"])
     table.add_row("documents", f"{told['documents']['scored']} scored of {told['documents']['full']}")
     for name, row in told.get("proxy", {}).items():
         leads = "leads the search" if row["leads"] else "does not lead"
@@ -181,6 +189,14 @@ def status_table(told: dict[str, Any]) -> Table:
         table.add_row("subset", f"{subset['documents']} of {subset['of']} documents, error {subset['error']:.3f}")
     table.add_row("seconds", ", ".join(f"{part} {value:.1f}" for part, value in told["seconds"].items()))
     return table
+
+
+def _expected(shrinkage: dict[str, Any]) -> str:
+    low, high = shrinkage["interval"]
+    return (
+        f"{shrinkage['expected']:.4f} [{low:.4f}, {high:.4f}] expected on new documents; "
+        f"{shrinkage['shrinkage']:.4f} of the {shrinkage['chosen']:.4f} it was chosen by is luck"
+    )
 
 
 def evaluation_table(told: dict[str, Any]) -> Table:

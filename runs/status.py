@@ -10,8 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.runs.run import Run
 from evomerge.search.pareto import front
+from evomerge.search.stopping import STOPPED
 from evomerge.search.study import (
     CONSTRAINTS,
+    NOISE,
     PROXY,
     PRUNED,
     SECONDS,
@@ -33,7 +35,7 @@ def status(run: Run) -> dict[str, Any]:
         {name, state: running | stopped | finished, trials: {complete, pruned, failed, running, total}, best: {number,
         objective, split, tasks: {task: {metric, search, select, report}}, feasible, constraints, estimated} or None,
         baselines: {name: objective}, documents: {scored, full}, seconds: {merge, score, sampler, total}}, and where
-        there is one `front`, `proxy` and `subset`.
+        there is one `front`, `proxy`, `subset`, `shrinkage` and `stopped`.
 
         Once the search has ended, the objectives of best and baselines are those on the untouched documents, before
         that best's is on `search` (see `split`), and so are its constraints: {name: {kept, violation}}, with {bound,
@@ -43,13 +45,16 @@ def status(run: Run) -> dict[str, Any]:
         of `search`, scored by the metric; `full` is what scoring every document in every trial would have taken.
         `front`, with the objective pareto: [{number, tasks: {task: value}}] of the trials that keep the constraints and
         that no other one beats. `proxy`: {name: {correlation, pairs, leads}} of stand-ins for metrics. `subset`:
-        {documents, of, error} where candidates are scored on some documents for all.
+        {documents, of, error} where candidates are scored on some documents for all. Before the search has
+        ended, best has the standard error of its objective, `stderr`, where it was scored in full; then what objective
+        to expect on new documents, `expected`, on which `shrinkage` says more (see `search.comparison.compare`).
+        `stopped`: why `search.stop` ended the search.
     """
     trials = run.study.get_trials(deepcopy=False)
     counts = _counts(trials)
     ended = counts["complete"] + counts["pruned"] + counts["failed"]
     result = run.result
-    finished = result is not None and ended >= run.config.search.trials
+    finished = result is not None and (ended >= run.config.search.trials or STOPPED in run.study.user_attrs)
     stand_ins = [run.config.evaluate.proxy] if run.config.evaluate.proxy is not None else []
     return {
         "name": run.study.study_name,
@@ -81,7 +86,9 @@ def _best(run: Run) -> dict[str, Any] | None:
     result = run.result
     if result is not None:
         winner = result["winner"]
+        shrinkage = result.get("shrinkage")
         return {
+            **({} if shrinkage is None else {"expected": shrinkage["expected"]}),
             "number": winner["number"],
             "objective": winner["objective"],
             "split": result["split"],
@@ -96,6 +103,7 @@ def _best(run: Run) -> dict[str, Any] | None:
     tasks = {task: {"metric": told["metric"], "search": told["value"]} for task, told in best.user_attrs[TASKS].items()}
     violations = best.user_attrs.get(CONSTRAINTS, {})
     return {
+        **({"stderr": best.user_attrs[NOISE]} if NOISE in best.user_attrs else {}),
         "number": best.number,
         "objective": trial_objective(best, study_tasks(run.study)),
         "split": "search",
@@ -112,6 +120,10 @@ def _where_there_is_one(run: Run) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if run.config.evaluate.objective == "pareto":
         told["front"] = run.result["front"] if run.result is not None else _front(run)
+    if run.result is not None and "shrinkage" in run.result:
+        told["shrinkage"] = run.result["shrinkage"]
+    if STOPPED in run.study.user_attrs:
+        told["stopped"] = run.study.user_attrs[STOPPED]
     if PROXY in run.study.user_attrs:
         told["proxy"] = run.study.user_attrs[PROXY]
     if SUBSET in run.study.user_attrs:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from evomerge.errors import EvomergeError
 from evomerge.search.comparison import compare
+from evomerge.search.contest import random_search
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.judge import Judge
 from evomerge.search.ledger import Ledger
@@ -50,7 +51,12 @@ def search(
     finalists = choose(problem, study, scorer, listener)
     if not finalists:
         raise EvomergeError(f"a search needs a candidate that can be scored, but every trial failed; {_why(study)}")
-    result = compare(problem, study, scorer, finalists, listener)
+    contestants = []
+    if problem.config.search.compare:
+        other = random_search(problem, study, engine, scorer, listener, stop)
+        contestants += [] if other is None else [other]
+        scorer = Scorer(problem, ledger, listener, stop)
+    result = compare(problem, study, scorer, finalists, listener, contestants)
     study.set_user_attr(RESULT, result)
     return result
 

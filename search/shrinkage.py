@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,3 +149,18 @@ def _resampled(values: Floats, generator: np.random.Generator) -> tuple[Floats, 
     out = (counts == 0).astype(np.float64)
     out[~out.any(axis=1)] = 1.0
     return counts @ values.T / n, out @ values.T / out.sum(axis=1, keepdims=True)
+
+
+def in_words(result: Mapping[str, Any]) -> str:
+    """One sentence on the luck in the winner's score, from a result of `comparison.compare`; "" where it has none."""
+    told = result.get("shrinkage")
+    if told is None:
+        return ""
+    low, high = told["interval"]
+    sentence = (
+        f"The winner has {told['chosen']:.3f} on the documents it was chosen by; {told['expected']:.3f} "
+        f"[{low:.3f}, {high:.3f}] is expected on new documents ({told['shrinkage']:.3f} is luck of the choice)"
+    )
+    if result["split"] == "report":
+        sentence += f"; it has {result['winner']['objective']:.3f} on report"
+    return f"{sentence}."

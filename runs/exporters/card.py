@@ -11,6 +11,7 @@ import yaml
 from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.runs.exporting import Export, exporter
 from evomerge.runs.files import as_yaml
+from evomerge.search.shrinkage import in_words
 
 _OBJECTIVES = {
     "mean": "the weighted mean over tasks",
@@ -65,6 +66,8 @@ def _results(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
         low, high = row["difference_interval"]
         gain = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(_row(name, [row["tasks"][task] for task in tasks], row["objective"], gain))
+    if sentence := in_words(result):
+        lines.append(f"\n{sentence}")
     return "\n".join([*lines, *_constraints(result)]) + "\n"
 
 
