@@ -16,15 +16,8 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from evomerge.search import study as attributes
-
-PROPOSAL = "evomerge:proposal"  # system attribute: the whole point, with the dimensions that do not matter at it
-
-
-def told_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The finished trials, failed ones included, in the order in which they were told."""
-    found = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    return sorted(found, key=lambda trial: (trial.user_attrs.get(attributes.TOLD, trial.number), trial.number))
+from evomerge.search.sampling import ENQUEUED, PROPOSAL, finished_trials
+from evomerge.search.study import ORIGIN
 
 
 def running_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -34,8 +27,8 @@ def running_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def is_warm_start(trial: FrozenTrial) -> bool:
-    """Whether the trial was enqueued instead of proposed by a sampler."""
-    return attributes.ORIGIN in trial.user_attrs or "fixed_params" in trial.system_attrs
+    """Whether the trial was there before the sampler instead of proposed by it."""
+    return ORIGIN in trial.user_attrs or ENQUEUED in trial.system_attrs
 
 
 def whole_point(trial: FrozenTrial) -> dict[str, Any]:
@@ -84,6 +77,6 @@ def view(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) ->
 
 def mirror(study: optuna.Study, distributions: Mapping[str, BaseDistribution]) -> optuna.Study:
     """A view of the study's finished and running trials with their whole points, in order of their numbers."""
-    trials = [*told_trials(study), *running_trials(study)]
+    trials = [*finished_trials(study), *running_trials(study)]
     shown = [with_whole_point(trial, distributions) for trial in sorted(trials, key=lambda trial: trial.number)]
     return view(shown, study.directions)

@@ -22,9 +22,9 @@ from pydantic import Field
 
 from evomerge.search.box import UnitCube
 from evomerge.search.constraints import total_violation
-from evomerge.search.mirror import is_warm_start, told_trials, whole_point
+from evomerge.search.mirror import is_warm_start, whole_point
 from evomerge.search.samplers.whole import WholePointSampler
-from evomerge.search.sampling import SamplerContext, require_one_objective, sampler
+from evomerge.search.sampling import SamplerContext, finished_trials, require_one_objective, sampler
 
 SEPARABLE_FROM = 48
 INITIAL_SIGMA = 1 / 6  # of each bound's width
@@ -59,7 +59,7 @@ class ReplayedCmaEs(WholePointSampler):
     def _replay(self, study: optuna.Study) -> CMA | SepCMA:
         sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
         names = set(self._context.distributions)
-        told = told_trials(study)
+        told = finished_trials(study)
         trials = [trial for trial in told if not is_warm_start(trial) and names <= set(whole_point(trial))]
         before = told.index(trials[0]) if trials else len(told)
         starts = [trial for trial in told[:before] if is_warm_start(trial) and names <= set(whole_point(trial))]

@@ -14,9 +14,9 @@ from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from evomerge.search.mirror import told_trials, view, whole_point, with_whole_point
+from evomerge.search.mirror import view, whole_point, with_whole_point
 from evomerge.search.samplers.whole import DRAWS, WholePointSampler, completed, names_of, random_point
-from evomerge.search.sampling import SamplerContext
+from evomerge.search.sampling import SamplerContext, finished_trials
 
 POPULATION = 16  # of 60 trials this leaves three generations that descend from others
 
@@ -53,7 +53,7 @@ class GenerationSampler(WholePointSampler):
 
     def propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         """A child that is not yet there; a random point in the first generation."""
-        finished = told_trials(study)
+        finished = finished_trials(study)
         parents = self._parents(finished, study.directions)
         if not parents:
             return random_point(self._context, study, trial)
