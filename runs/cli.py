@@ -203,6 +203,23 @@ def methods(
         _out().print(methods_table() if name is None else method_page(name))
 
 
+@app.command()
+def space(
+    config: Annotated[Path, typer.Argument(help="The search's YAML file.")],
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """List what a search may vary: every dimension with its bounds, and what is fixed."""
+    from evomerge.runs.spaces import described, space_page
+    from evomerge.search.config import load_config
+
+    resolved = load_config(config, settings)
+    if as_json:
+        _print_json(described(resolved))
+    else:
+        _out().print(space_page(resolved))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input, 130 interrupted, 1 anything else; errors take one line."""
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -46,7 +46,7 @@ class Dimension:
 class Basis:
     """Coefficients c [K] give layer l the value sum over k of matrix[l][k] * c[k]; each has the parameter's bounds.
 
-    A basis of another form derives from it and overrides `bounds`, `flat`, `value`, `slopes` and `fit`.
+    A basis of another form derives from it and overrides what says how coefficients make values.
 
     Attributes:
         names: K short names, unique.
@@ -97,6 +97,10 @@ class Basis:
             return None
         places = (mass * (layer + 0.5) / len(masses) for layer, mass in enumerate(masses))
         return sum(places) / sum(masses)
+
+    def conditions(self) -> tuple[str, ...]:
+        """In one sentence each, where some coefficients have no effect."""
+        return ()
 
     def runs(self) -> list[tuple[int, int]]:
         """`[start, stop)` of the longest runs of layers with equal rows: these share every value."""

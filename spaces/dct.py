@@ -81,5 +81,9 @@ class CosineBasis(Basis):
         """None: levels and cosines lie at no place."""
         return None
 
+    def conditions(self) -> tuple[str, ...]:
+        """Levels on a bound."""
+        return ("Cosines have no effect where their level lies exactly on a bound.",) if len(self.names) > 1 else ()
+
     def _shift(self, layer: int, coefficients: Sequence[float]) -> float:
         return sum(weight * each for weight, each in zip(self.matrix[layer][1:], coefficients[1:], strict=True))

@@ -225,14 +225,10 @@ class Space:
         return inside
 
     def _note_fixed(self, reader: RecipeReader, merge: Merge) -> None:
-        for spec in merge.parameters:
-            if spec.kind != "number" or self._is_searched(spec):
-                continue
-            bounds = self._bounds[spec.name]
-            held = bounds if isinstance(bounds, float) else float(merge.template.options.get(spec.name, spec.default))
-            other = next((number for number in reader.everywhere(spec.name) if number != held), None)
+        for name, held in self.fixed(merge.template.method).items():
+            other = next((number for number in reader.everywhere(name) if number != held), None)
             if other is not None:
-                reader.note(f"{spec.name} is fixed at {held:g}, and {other:g} in the recipe")
+                reader.note(f"{name} is fixed at {held:g}, and {other:g} in the recipe")
 
     def _nearest_stack(self, recipe: Recipe) -> tuple[dict[str, float], list[str]]:
         if self._stacking is not None:
@@ -251,6 +247,21 @@ class Space:
     def bounds(self, parameter: str) -> tuple[float, float] | float | None:
         """The bounds that hold for a parameter, its fixed number, or None where it stays at the method's default."""
         return self._bounds[parameter]
+
+    def fixed(self, method: str) -> dict[str, float]:
+        """The numbers of `method` that are not searched: as the user fixed them, else the options', else defaults."""
+        merge = self._merges[method]
+        return {
+            spec.name: float(held if isinstance(held, float) else merge.template.options.get(spec.name, spec.default))
+            for spec in merge.parameters
+            if spec.kind == "number" and not self._is_searched(spec)
+            for held in [self._bounds[spec.name]]
+        }
+
+    def conditions(self) -> list[str]:
+        """In one sentence each, which dimensions have no effect at which points."""
+        several = ["Only the numbers of the method that is chosen matter."] if len(self._merges) > 1 else []
+        return [*several, *self._basis.conditions(), *(self._stacking.conditions() if self._stacking else ())]
 
     def _check_settings(self, config: SpaceConfig, merges: Sequence[Merge]) -> None:
         options = set(options_of(LAYER_SPACES.get(config.layers)))

@@ -132,6 +132,17 @@ class Stacking:
             point[dimension.name] = gate if dimension.is_gate else nearest
         return point, moved
 
+    def conditions(self) -> tuple[str, ...]:
+        """The rule of the gates, and that of the scales."""
+        gates = (
+            "A gate is 0 or 1. Blocks are gone through in the order of their gates, and one is in where its gate is 1.",
+            f"A gate has no effect where its block does not fit into {self.max_layers} layers any more, and the block "
+            "is out; where the same block was refused in an earlier pass and none has been taken since, and it is out; "
+            "and where it is the last that could be in at all, and it is in.",
+        )
+        scales = ("A scale has no effect where its block is out or the first one.",)
+        return gates + scales * isinstance(self.scale, tuple)
+
     def nearest(self, stack: Sequence[StackLayer] | None) -> tuple[dict[str, float], list[str]]:
         """The point with the same layers, or else the plain model's, and one sentence for each thing not kept.
 
