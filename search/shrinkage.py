@@ -15,6 +15,7 @@ from evomerge.search.jackknife import pseudo_values
 
 RESAMPLES = 400
 _WEIGHT = 0.632  # of the difference between a resample and the documents left out (Efron 1983, section 6)
+_ROUNDING = 1e-9  # two means of the same numbers may differ by this much
 _REACH = 128  # candidates; those further down are never chosen, and their numbers may be dear
 
 Floats = NDArray[np.float64]
@@ -83,8 +84,9 @@ def shrinkage(
     names = sorted({task.task for task in tasks})  # metrics of one task share its draws
     resampled = [_resampled_task(task, rivals, [seed, names.index(task.task)]) for task in tasks]
     drawn, left_out = (combine(of_tasks, tasks, kind) for of_tasks in zip(*resampled, strict=True))
-    rows, best = np.arange(RESAMPLES), drawn.argmax(axis=1)
-    luck = max(0.0, _WEIGHT * float((drawn[rows, best] - left_out[rows, best]).mean()))
+    best = drawn >= drawn.max(axis=1, keepdims=True) - _ROUNDING  # several where they are equal
+    fall = np.where(best, drawn - left_out, 0.0).sum(axis=1) / best.sum(axis=1)
+    luck = max(0.0, _WEIGHT * float(fall.mean()))
     chosen = objective(winner.search | (winner.select or Scores()), tasks, kind)
     low, high = np.quantile(drawn[:, 0], [0.025, 0.975]) - luck
     return Shrinkage(chosen, luck, float(low), float(high))

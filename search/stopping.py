@@ -137,7 +137,7 @@ def _most_promising(model: Model, best: float, seed: int) -> float:
     def score(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return expected_improvement(model.posterior(points), best) * model.feasible(points)
 
-    whole = Stage("every number", np.eye(size), is_global=True)
+    whole = Stage("every number", np.eye(size), np.zeros(size), is_global=True)
     return propose(whole, bases, score, np.random.default_rng(seed)).improvement
 
 
