@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Engine, Integer, String, Table, delete, insert, select, update
 
+from evomerge.search.tables import create_tables
 from evomerge.search.workers import METADATA, Workers
 
 _ROWS = Table(
@@ -39,7 +40,7 @@ class Claims:
     """
 
     def __init__(self, engine: Engine, study: str, workers: Workers, stale: float = STALE_SECONDS) -> None:
-        METADATA.create_all(engine)
+        create_tables(engine, METADATA)
         self._engine = engine
         self._study = study
         self._workers = workers

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Column, Connection, Engine, String, Table, select, update
 
-from evomerge.search.upsert import insert_new
+from evomerge.search.tables import create_tables, insert_new
 from evomerge.search.workers import METADATA, Workers
 
 _ROWS = Table(
@@ -51,7 +51,7 @@ class Lease:
         check: Callable[[], None] = lambda: None,
         stale: float = STALE_SECONDS,
     ) -> None:
-        METADATA.create_all(engine)
+        create_tables(engine, METADATA)
         self._engine = engine
         self._workers = workers
         self._check = check

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from evomerge.evaluators.types import DocumentScore
-from evomerge.search.upsert import insert_new
+from evomerge.search.tables import create_tables, insert_new
 
 _METADATA = MetaData()
 _ROWS = Table(
@@ -53,7 +53,7 @@ class Ledger:
     def __init__(self, engine: Engine, study: str) -> None:
         self._engine = engine
         self._study = study
-        _METADATA.create_all(engine)
+        create_tables(engine, _METADATA)
 
     @property
     def engine(self) -> Engine:

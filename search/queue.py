@@ -11,7 +11,8 @@ import optuna
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
 
-from evomerge.search.claims import MAX_DEATHS, Claims
+from evomerge.search import lease
+from evomerge.search.claims import MAX_DEATHS, STALE_SECONDS, Claims
 from evomerge.search.lease import Lease, LostLeaseError
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
@@ -52,6 +53,7 @@ class TrialQueue:
         workers: knows who is alive.
         listener: is told of takeovers and of the notes on proposals.
         check: is called while waiting; may raise.
+        stale: seconds without a sign of life after which a worker's trials are taken over.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class TrialQueue:
         workers: Workers,
         listener: Listener,
         check: Callable[[], None],
+        stale: float = STALE_SECONDS,
     ) -> None:
         self._study = study
         self._space = space
@@ -70,8 +73,8 @@ class TrialQueue:
         self._proposer = proposer
         self._listener = listener
         name = study.study_name
-        self._claims = Claims(self._engine, name, workers)
-        self._proposing = Lease(self._engine, name, "proposing", workers, check)
+        self._claims = Claims(self._engine, name, workers, stale)
+        self._proposing = Lease(self._engine, name, "proposing", workers, check, min(stale, lease.STALE_SECONDS))
         self._telling = Lease(self._engine, name, "telling", workers, check)
 
     def enqueue(self, starts: Callable[[], Mapping[str, Point | None]], done: str) -> None:

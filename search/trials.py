@@ -16,6 +16,7 @@ from evomerge.errors import CandidateError, InputError
 from evomerge.evaluators.objective import combine
 from evomerge.evaluators.types import titles
 from evomerge.search import study as attributes
+from evomerge.search.claims import STALE_SECONDS
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.judge import Judge
 from evomerge.search.judgement import Judgement
@@ -43,10 +44,17 @@ class TrialLoop:
         judge: scores candidates.
         listener: is told of decisions and outcomes.
         stop: a request to stop.
+        stale: seconds without a sign of life after which another worker's trials are taken over.
     """
 
     def __init__(
-        self, problem: Problem, study: optuna.Study, judge: Judge, listener: Listener, stop: StopRequest
+        self,
+        problem: Problem,
+        study: optuna.Study,
+        judge: Judge,
+        listener: Listener,
+        stop: StopRequest,
+        stale: float = STALE_SECONDS,
     ) -> None:
         self._problem = problem
         self._space = problem.space
@@ -55,8 +63,8 @@ class TrialLoop:
         self._ledger = judge._ledger
         self._listener = listener
         self._stop = stop
+        self._stale = stale
         self._sampler = self._chosen_sampler()
-        self._why_stopped = ""
 
     def run(self, trials: int, timeout: float | None) -> None:
         """Go on until `trials` are finished, failed ones included, or `timeout` seconds have passed.
@@ -67,7 +75,7 @@ class TrialLoop:
             InterruptedRunError: when somebody asked to stop; the trial under way goes on when the study is resumed.
         """
         workers = Workers(self._ledger.engine, self._study.study_name)
-        workers.join(BEAT_SECONDS)
+        workers.join(min(BEAT_SECONDS, self._stale / 4))
         queue = self._queue(workers, trials)
         try:
             self._work(queue, trials, timeout)
@@ -101,7 +109,16 @@ class TrialLoop:
     def _queue(self, workers: Workers, trials: int) -> TrialQueue:
         most = max(trials, self._problem.config.search.trials)
         proposer = Proposer(self._problem, self._study, self._sampler, self._ledger, most)
-        return TrialQueue(self._study, self._space, self._ledger, proposer, workers, self._listener, self._stop.check)
+        return TrialQueue(
+            self._study,
+            self._space,
+            self._ledger,
+            proposer,
+            workers,
+            self._listener,
+            self._stop.check,
+            self._stale,
+        )
 
     def _chosen_sampler(self) -> str:
         config = self._problem.config.search

@@ -17,6 +17,8 @@ from pathlib import Path
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from evomerge.search.tables import create_tables
+
 METADATA = MetaData()
 _ROWS = Table(
     "evomerge_workers",
@@ -80,7 +82,7 @@ class Workers:
     """
 
     def __init__(self, engine: Engine, study: str) -> None:
-        METADATA.create_all(engine)
+        create_tables(engine, METADATA)
         self._engine = engine
         self._study = study
         self.me = Worker.here()
@@ -155,9 +157,9 @@ def _host() -> str:
 
 
 def _started(process: str) -> str:
-    """Field 22 of /proc/PID/stat (proc(5)); the name before it may hold blanks and brackets."""
-    fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 else ""
+    """Field 22 of /proc/PID/stat (proc(5)); the name before may hold blanks and brackets. "": unknown, or a zombie."""
+    state, *fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split() or [""]
+    return fields[18] if len(fields) > 18 and state not in ("Z", "X") else ""
 
 
 def _read(path: str) -> str:

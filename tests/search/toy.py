@@ -14,6 +14,7 @@ from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Document, DocumentScore, Scores, Split, TaskMetric
 from evomerge.evaluators.splits import rungs
+from evomerge.search.claims import STALE_SECONDS
 from evomerge.search.config import SearchConfig, parse_config
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.judge import Judge
@@ -170,15 +171,32 @@ def toy_space(config: SearchConfig) -> Space:
 
 
 class ToyRun:
-    """A toy problem with a study in a folder; made again on the same folder it is what a new process would have."""
+    """A toy problem with a study in a folder; made again on the same folder it is what a new process would have.
 
-    def __init__(self, folder: Path, config: SearchConfig | None = None, **options: Any) -> None:
+    Args:
+        folder: of the database.
+        config: of the search.
+        url: of another database.
+        stale: as TrialLoop has it.
+        options: of the evaluator.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: SearchConfig | None = None,
+        *,
+        url: str | None = None,
+        stale: float = STALE_SECONDS,
+        **options: Any,
+    ) -> None:
         quiet_optuna()
         self.config = config or toy_config()
         self.evaluator = ToyEvaluator(**options)
         self.merger = ToyMerger()
         self.problem = Problem(self.config, self.merger, self.evaluator, toy_space(self.config))  # type: ignore[arg-type]
-        self.storage = open_storage(sqlite_url(folder / "study.db"))
+        self.stale = stale
+        self.storage = open_storage(url or sqlite_url(folder / "study.db"))
         try:
             self.study = open_study(self.storage, "toy")
         except Exception:
@@ -191,7 +209,7 @@ class ToyRun:
     def run(self, trials: int, timeout: float | None = None) -> None:
         bounds = resolve_bounds(self.problem, self.scorer, "search")
         judge = Judge(self.problem, self.study, self.ledger, self.scorer, bounds, self.listener)
-        TrialLoop(self.problem, self.study, judge, self.listener, self.stop).run(trials, timeout)
+        TrialLoop(self.problem, self.study, judge, self.listener, self.stop, self.stale).run(trials, timeout)
 
     def history(self) -> list[tuple[int, dict[str, Any], Any, str]]:
         """(number, parameters, value or values, state) of every trial."""
