@@ -39,6 +39,8 @@ class SpaceConfig(Frozen):
     @model_validator(mode="after")
     def _modules_are_distinct(self) -> SpaceConfig:
         for module in self.modules:
+            if not module:
+                raise ValueError("modules must be words or regular expressions, but one is empty")
             if self.modules.count(module) > 1:
                 raise ValueError(f"modules must be distinct, but {module!r} stands twice")
         for earlier, later in zip(self.modules, self.modules[1:], strict=False):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from evomerge.engine.recipe import Group, ParameterSpec, Recipe
 from evomerge.errors import InputError
+from evomerge.spaces.curve import CurveKey
 
 KINDS = ("attention", "mlp", "other")
 EVERYTHING = ("all", "other")
@@ -60,7 +61,9 @@ class RecipeReader:
             for layer in range(self._num_layers)
         ]
         if any(min(each) != max(each) for each in found):
-            self.note(f"{called(parameter, expert)} differs between {' and '.join(kinds)}, the mean is taken")
+            self.note(
+                f"{CurveKey(parameter, expert, modules).owner} differs between {' and '.join(kinds)}, the mean is taken"
+            )
         return [each[0] + sum(other - each[0] for other in each) / len(each) for each in found]
 
     def outside(self, parameter: str, expert: str) -> float:
@@ -145,12 +148,6 @@ class RecipeReader:
         if group not in earlier and (group not in KINDS or kind not in KINDS):  # the space's own earlier group has it
             self.note(f"the numbers of {group!r} are not taken for {kind!r}: the space cannot compare the two")
         return False
-
-
-def called(parameter: str, expert: str, modules: str = "all") -> str:
-    """What a number is called: "weight[math] attention"."""
-    owner = f"{parameter}[{expert}]" if expert else parameter
-    return owner if modules == "all" else f"{owner} {modules}"
 
 
 def kinds_of(modules: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -9,21 +9,18 @@ from evomerge.engine.recipe import Group, Layers, ParameterSpec, Recipe
 from evomerge.errors import InputError, unknown_name
 from evomerge.spaces.basis import LAYER_SPACES, Dimension, make_basis, options_of
 from evomerge.spaces.config import SpaceConfig
-from evomerge.spaces.reading import RecipeReader, called
+from evomerge.spaces.curve import OUTSIDE, Curve, CurveKey
+from evomerge.spaces.nearest import nearest_numbers, note_settings
+from evomerge.spaces.reading import RecipeReader
 from evomerge.spaces.stack import STACKING
+from evomerge.spaces.uniform import uniform
 
 METHOD = "method"
 Point = dict[str, float | str]
 Numbers = Mapping[str, float | Mapping[str, float]]
-OUTSIDE = ""
-"""In the place of a group of modules: what lies in no layer."""
 
-SAME = 1e-6
-"""Up to which share of a parameter's range two numbers count as the same."""
-
-Curve = tuple[Dimension, ...]
-Curves = dict[tuple[str, str, str], Curve]
-"""The dimensions of a number by (parameter, expert, modules): one for each basis function."""
+SINGLE = uniform(1)
+"""The basis of what lies in no layer."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Space:
 
     def __init__(self, config: SpaceConfig, num_layers: int, merges: Sequence[Merge]) -> None:
         self._check_settings(config, merges)
+        self._num_layers = num_layers
         self._basis = make_basis(config.layers, num_layers, config.settings)
         self._stacking = self._basis.stacking
         self._modules = config.modules
@@ -64,7 +62,7 @@ class Space:
                 self._stacking.check(merge.template)
         self._curves = {method: self._curves_of(merge) for method, merge in self._merges.items()}
         self._dimensions = {
-            method: tuple(each for curve in curves.values() for each in curve)
+            method: tuple(each for curve in curves.values() for each in curve.dimensions)
             + (self._stacking.dimensions() if self._stacking else ())
             for method, curves in self._curves.items()
         }
@@ -130,12 +128,11 @@ class Space:
         method = self._merge(point).template.method
         found: dict[str, float] = {}
         for (_, modules, layer), given in zip(self._places(), slopes, strict=True):
-            for (parameter, expert, place), curve in self._curves[method].items():
-                slope = given.get((parameter, expert))
-                if place != modules or slope is None:
-                    continue
-                for dimension, each in zip(curve, self._slopes(curve, point, layer), strict=True):
-                    found[dimension.name] = found.get(dimension.name, 0.0) + slope * each
+            for key, curve in self._curves[method].items():
+                slope = given.get((key.parameter, key.expert))
+                if key.modules == modules and slope is not None:
+                    for name, each in curve.slopes(point, layer).items():
+                        found[name] = found.get(name, 0.0) + slope * each
         return found
 
     def constant(self, method: str, numbers: Numbers) -> tuple[Point, list[str]]:
@@ -151,15 +148,13 @@ class Space:
         specs = {spec.name: spec for spec in self._merges[method].parameters}
         point: Point = {METHOD: method} if len(self._merges) > 1 else {}
         moved: dict[str, None] = {}
-        for (parameter, expert, modules), curve in self._curves[method].items():
-            wanted = numbers.get(parameter, float(specs[parameter].default))
-            number = wanted[expert] if isinstance(wanted, Mapping) else wanted
-            low, high = self._box(parameter)
-            inside = min(max(number, low), high)
+        for key, curve in self._curves[method].items():
+            wanted = numbers.get(key.parameter, float(specs[key.parameter].default))
+            number = wanted[key.expert] if isinstance(wanted, Mapping) else wanted
+            inside = curve.inside(number)
             if inside != number:
-                moved[f"{parameter} {number:g} lies outside of its bounds, {inside:g} is taken"] = None
-            flat = self._basis.flat(inside) if modules else (inside,)
-            point |= {dimension.name: each for dimension, each in zip(curve, flat, strict=True)}
+                moved[f"{key.parameter} {number:g} lies outside of its bounds, {inside:g} is taken"] = None
+            point |= curve.flat(inside)
         for name in numbers:
             fixed = self._bounds.get(name)
             if isinstance(fixed, float):
@@ -182,60 +177,16 @@ class Space:
         if recipe.method not in self._merges:
             raise unknown_name("the recipe's method", recipe.method, self.methods)
         merge = self._merges[recipe.method]
-        num_layers = len(self._basis.matrix)
         reader = RecipeReader(
-            recipe, merge.template, merge.parameters, self._modules, num_layers, has_outside=self._has_outside
+            recipe, merge.template, merge.parameters, self._modules, self._num_layers, has_outside=self._has_outside
         )
         point: Point = {METHOD: recipe.method} if len(self._merges) > 1 else {}
-        for curve in self._curves[recipe.method].values():
-            fitted = self._outside(reader, curve) if curve[0].modules == OUTSIDE else self._fit(reader, curve)
-            point |= {dimension.name: each for dimension, each in zip(curve, fitted, strict=True)}
-        self._note_fixed(reader, merge)
-        reader.compare_settings()
-        layers, sentences = self._nearest_stack(recipe)
+        point |= nearest_numbers(self._curves[recipe.method].values(), reader)
+        note_settings(self.fixed(recipe.method), reader)
+        layers, sentences = self._stacking.nearest(recipe.stack) if self._stacking else ({}, [])
+        if recipe.stack is not None and self._stacking is None:
+            reader.note("the recipe's stack is left out, for the space has each layer once and in order")
         return point | layers, [*reader.notes, *sentences]
-
-    def _fit(self, reader: RecipeReader, curve: Curve) -> Sequence[float]:
-        first = curve[0]
-        low, high = self._box(first.parameter)
-        wanted = reader.over_depth(first.parameter, first.expert, first.modules)
-        inside = [self._inside(reader, first, each) for each in wanted]
-        flat = min(inside) == max(inside)
-        fitted = self._basis.flat(inside[0]) if flat else self._basis.fit(wanted, low, high)
-        values = [self._basis.value(layer, fitted, low, high) for layer in range(len(wanted))]
-        name = called(first.parameter, first.expert, first.modules)
-        most = max(abs(value - each) for value, each in zip(values, inside, strict=True))
-        if most > SAME * (high - low):
-            reader.note(f"{name} varies over the layers as the space cannot, by up to {most:.3g}")
-        if first.modules == reader.rest:
-            outside = reader.outside(first.parameter, first.expert)
-            if abs(outside - values[0]) > SAME * (high - low):
-                reader.note(f"{name} is {outside:g} outside of layers, where the space has no number of its own")
-        return fitted
-
-    def _outside(self, reader: RecipeReader, curve: Curve) -> Sequence[float]:
-        return (self._inside(reader, curve[0], reader.outside(curve[0].parameter, curve[0].expert)),)
-
-    def _inside(self, reader: RecipeReader, dimension: Dimension, wanted: float) -> float:
-        low, high = self._box(dimension.parameter)
-        inside = min(max(wanted, low), high)
-        if inside != wanted:
-            name = called(dimension.parameter, dimension.expert)
-            reader.note(f"{name} {wanted:g} lies outside of its bounds, {inside:g} is taken")
-        return inside
-
-    def _note_fixed(self, reader: RecipeReader, merge: Merge) -> None:
-        for name, held in self.fixed(merge.template.method).items():
-            other = next((number for number in reader.everywhere(name) if number != held), None)
-            if other is not None:
-                reader.note(f"{name} is fixed at {held:g}, and {other:g} in the recipe")
-
-    def _nearest_stack(self, recipe: Recipe) -> tuple[dict[str, float], list[str]]:
-        if self._stacking is not None:
-            return self._stacking.nearest(recipe.stack)
-        if recipe.stack is None:
-            return {}, []
-        return {}, ["the recipe's stack is left out, for the space has each layer once and in order"]
 
     def strength(self, method: str) -> ParameterSpec | None:
         """The parameter that says how much of an expert goes in: the first number with search bounds of its own.
@@ -282,33 +233,17 @@ class Space:
             raise unknown_name("the method of a point", method, self.methods)
         return self._merges[method]
 
-    def _curves_of(self, merge: Merge) -> Curves:
-        """The dimensions of each curve over depth, and of each number outside of layers."""
+    def _curves_of(self, merge: Merge) -> dict[CurveKey, Curve]:
+        """The curve of each number over depth, and of each outside of layers."""
         places = [*self._modules, OUTSIDE] if self._has_outside else self._modules
         return {
-            (spec.name, expert, modules): self._curve(spec.name, expert, modules)
+            key: Curve(key, SINGLE if modules == OUTSIDE else self._basis, *self._box(spec.name))
             for spec in merge.parameters
             if self._is_searched(spec)
             for expert in _owners(spec, merge.template)
             for modules in places
+            for key in [CurveKey(spec.name, expert, modules)]
         }
-
-    def _curve(self, parameter: str, expert: str, modules: str) -> tuple[Dimension, ...]:
-        low, high = self._box(parameter)
-        if modules == OUTSIDE:
-            return (Dimension(f"{called(parameter, expert)} outside layers", low, high, parameter, expert, modules, 0),)
-        return tuple(
-            Dimension(
-                f"{called(parameter, expert, modules)} {name}".rstrip(),
-                *self._basis.bounds(column, low, high),
-                parameter,
-                expert,
-                modules,
-                column,
-                depth=self._basis.depth(column),
-            )
-            for column, name in enumerate(self._basis.names)
-        )
 
     def _box(self, parameter: str) -> tuple[float, float]:
         bounds = self._bounds[parameter]
@@ -346,23 +281,11 @@ class Space:
                 numbers[spec.name] = bounds
             elif self._is_searched(spec):
                 each = {
-                    expert: self._value(curves[spec.name, expert, modules], point, layer)
+                    expert: curves[CurveKey(spec.name, expert, modules)].value(point, layer)
                     for expert in _owners(spec, merge.template)
                 }
                 numbers[spec.name] = each if spec.per_expert else each[""]
         return numbers
-
-    def _value(self, curve: Curve, point: Mapping[str, float | str], layer: int) -> float:
-        coefficients = [float(point[each.name]) for each in curve]
-        if curve[0].modules == OUTSIDE:
-            return coefficients[0]
-        return self._basis.value(layer, coefficients, *self._box(curve[0].parameter))
-
-    def _slopes(self, curve: Curve, point: Mapping[str, float | str], layer: int) -> Sequence[float]:
-        if curve[0].modules == OUTSIDE:
-            return (1.0,)
-        coefficients = [float(point[each.name]) for each in curve]
-        return self._basis.slopes(layer, coefficients, *self._box(curve[0].parameter))
 
 
 def _owners(spec: ParameterSpec, template: Recipe) -> tuple[str, ...]:

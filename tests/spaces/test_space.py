@@ -100,6 +100,13 @@ class TestEveryLayerSpace:
         same = space.recipe(moved).digest == space.recipe(point).digest
         assert same == (each not in space.active(point) or value == point[each.name])
 
+    @settings(deadline=None, max_examples=5)
+    @given(seeds=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).filter(lambda pair: pair[0] != pair[1]))
+    def test_different_points_give_different_recipes(self, name: str, layers: int, seeds: tuple[int, int]) -> None:
+        space = self.space(name, layers)
+        first, second = (space.recipe(random_point(space, seed)) for seed in seeds)
+        assert first.digest != second.digest
+
     def test_a_recipe_needs_the_active_dimensions_alone(self, name: str, layers: int) -> None:
         space = self.space(name, layers)
         for seed in range(5):
@@ -158,6 +165,21 @@ def test_several_methods_share_the_dimensions_they_both_have() -> None:
     assert recipe.method == "linear"
 
 
+def test_the_chosen_method_decides_which_dimensions_are_active() -> None:
+    linear = Merge(template("linear"), (WEIGHT,))
+    space = make(merges=(TIES, linear), layers="dct", order=2, density=[0.5, 1.0])
+    point = random_point(space, 0)
+    for method in ("ties", "linear"):
+        chosen = {**point, **{each.name: each.low for each in space.dimensions("ties")}, METHOD: method}
+        assert space.active(chosen) == space.dimensions(method)
+        assert space.recipe(chosen).method == method
+    of_linear = {METHOD: "linear", **{each.name: each.high for each in space.dimensions("linear")}}
+    noise = {each.name: 0.7 for each in space.dimensions("ties") if each.parameter == "density"}
+    assert space.recipe({**of_linear, **noise}).digest == space.recipe(of_linear).digest
+    with pytest.raises(InputError, match="must be one of linear, ties, but got 'tie'; did you mean 'ties'"):
+        space.active({**point, METHOD: "tie"})
+
+
 def test_numbers_outside_of_the_box_are_moved_and_told() -> None:
     space = make(layers="uniform", weight=[0.2, 0.8])
     point, moved = space.constant("ties", {"weight": {"math": 1.0, "lang": 0.0}})
@@ -207,7 +229,7 @@ def test_wrong_settings_are_one_line_errors(config: dict[str, object], said: str
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("modules", [["mlp", "mlp"], ["all", "mlp"], []])
+@pytest.mark.parametrize("modules", [["mlp", "mlp"], ["all", "mlp"], [], ["mlp", ""]])
 def test_wrong_modules_are_refused(modules: list[str]) -> None:
     with pytest.raises(ValueError, match=r"modules|at least 1"):
         SpaceConfig.model_validate({"modules": modules})
