@@ -134,9 +134,10 @@ class Proposer:
 
 
 def active_point(space: Space, point: Point) -> dict[str, Any]:
-    """The entries of a whole point that its recipe depends on: a trial's parameters."""
+    """The entries of a point that its recipe depends on: a trial's parameters."""
     chosen = {METHOD: point[METHOD]} if METHOD in point else {}
-    return chosen | {dimension.name: point[dimension.name] for dimension in space.active(point)}
+    names = [dimension.name for dimension in space.active(point)]
+    return chosen | {name: point[name] for name in names if name in point}
 
 
 def whole_point(trial: FrozenTrial) -> Point | None:

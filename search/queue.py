@@ -192,6 +192,11 @@ class TrialQueue:
         except LostTrialError:
             return
 
+    def finished(self) -> int:
+        """How many trials are finished."""
+        with self._engine.connect() as connection:
+            return count_finished(connection, self._study._study_id)
+
     def is_idle(self, trials: int) -> bool:
         """Whether no trial is under way and, of `trials` in all, none is to come before a sampler is asked."""
         there = self._study.get_trials(deepcopy=False)

@@ -24,7 +24,7 @@ from evomerge.search.listener import Listener, TrialOutcome
 from evomerge.search.problem import Problem
 from evomerge.search.proposals import Proposal, Proposer, whole_point
 from evomerge.search.queue import LostTrialError, TrialQueue
-from evomerge.search.sampling import choose_sampler, finished_trials
+from evomerge.search.sampling import choose_sampler
 from evomerge.search.scoring import Spent
 from evomerge.search.stopping import Stopping
 from evomerge.search.warm_starts import warm_starts
@@ -86,7 +86,7 @@ class TrialLoop:
     def _work(self, queue: TrialQueue, trials: int, timeout: float | None) -> None:
         queue.enqueue(self._warm_starts, _ENQUEUED)
         began = time.monotonic()
-        done = len(finished_trials(self._study))
+        done = queue.finished()
         self._listener.stage("search", trials, done)
         stopping = Stopping(self._problem, self._study, trials)
         while done < trials:
@@ -97,7 +97,7 @@ class TrialLoop:
             trial = queue.take(trials, stopping.why)
             if trial is not None:
                 self._run_one(queue, trial)
-            before, done = done, len(finished_trials(self._study))
+            before, done = done, queue.finished()
             for _ in range(done - before):
                 self._listener.step()
             if trial is None and done < trials:

@@ -123,7 +123,7 @@ def test_an_interrupted_worker_leaves_its_trial_in_good_order(tmp_path: Path) ->
     first = ToyRun(tmp_path, config("random"), sizes=SIZES)
 
     def ask(done: int) -> None:
-        if done == 7:
+        if done == 6:
             first.stop.set()
 
     first.evaluator.before_chunk = ask

@@ -162,10 +162,10 @@ def toy_config(**sections: Any) -> SearchConfig:
     return parse_config(raw, "toy")
 
 
-def toy_space(config: SearchConfig) -> Space:
+def toy_space(config: SearchConfig, options: dict[str, Any] | None = None) -> Space:
     merges = []
     for method in config.merge.method:
-        template = Recipe(base=config.models.base, experts=config.models.experts, method=method)
+        template = Recipe(base=config.models.base, experts=config.models.experts, method=method, options=options or {})
         merges.append(Merge(template, METHODS.get(method).parameters))
     return Space(config.space, LAYERS, merges)
 
