@@ -8,14 +8,15 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.errors import InputError
 from evomerge.evaluators import Scores
 from evomerge.search.ledger import Ledger
 from evomerge.search.problem import Problem
-from evomerge.search.sampling import ENQUEUED, PROPOSAL, SAMPLERS, SamplerContext, distributions
+from evomerge.search.samplers.making import make_sampler
+from evomerge.search.samplers.whole import completed, random_point
+from evomerge.search.sampling import PROPOSAL, SamplerContext, distributions
 from evomerge.search.scoring import Spent
 from evomerge.search.study import DIGEST, NOTES, RECIPE, SECONDS
 from evomerge.search.trial_rows import TrialContent
@@ -71,19 +72,19 @@ class Proposer:
         known = [trial.params for trial in trials if trial.number != number and trial.params]
         for draw in range(DRAWS):
             proposal = self._draw(number, draw)
-            if self._active(proposal.point) not in known:
+            if active_point(self._space, proposal.point) not in known:
                 return proposal
-        point = self._filled(RandomSampler(seed=self._context(number, DRAWS, [], {}).seed), self._asking(number), {})
+        point = random_point(self._context(number, DRAWS, [], {}), self._study, _asking(number))
         return Proposal(point, (f"{self._name} proposed points of other trials {DRAWS} times: a random point",))
 
     def _draw(self, number: int, draw: int) -> Proposal:
         notes: list[str] = []
         kept: dict[str, Any] = {}
-        sampler = SAMPLERS.get(self._name)(self._context(number, draw, notes, kept))
-        trial = self._asking(number)
+        context = self._context(number, draw, notes, kept)
+        sampler, trial = make_sampler(self._name, context), _asking(number)
         searched = sampler.infer_relative_search_space(self._study, trial)
         point = sampler.sample_relative(self._study, trial, searched) if searched else {}
-        return Proposal(self._filled(sampler, trial, point), tuple(notes), kept)
+        return Proposal(completed(context, self._study, trial, point, sampler), tuple(notes), kept)
 
     def _context(self, number: int, draw: int, notes: list[str], kept: dict[str, Any]) -> SamplerContext:
         config = self._problem.config.search
@@ -101,25 +102,6 @@ class Proposer:
             keep=kept.__setitem__,
             draw=draw,
         )
-
-    def _asking(self, number: int) -> FrozenTrial:
-        return TrialContent().frozen(number, -1, TrialState.RUNNING)
-
-    def _filled(self, sampler: BaseSampler, trial: FrozenTrial, point: dict[str, Any]) -> Point:
-        """The whole point in the space's order; what the sampler left out it draws on its own."""
-
-        def value(name: str) -> Any:
-            if name in point:
-                return point[name]
-            return sampler.sample_independent(self._study, trial, name, self._distributions[name])
-
-        several = len(self._space.methods) > 1
-        whole: Point = {METHOD: value(METHOD)} if several else {}
-        method = str(whole.get(METHOD, self._space.methods[0]))
-        return whole | {dimension.name: value(dimension.name) for dimension in self._space.dimensions(method)}
-
-    def _active(self, point: Point) -> dict[str, Any]:
-        return active_point(self._space, point)
 
     def _scores_of(self, trial: FrozenTrial) -> Scores:
         """The trial's document scores on `search`; those of a finished trial are read once."""
@@ -140,10 +122,8 @@ def active_point(space: Space, point: Point) -> dict[str, Any]:
     return chosen | {name: point[name] for name in names if name in point}
 
 
-def whole_point(trial: FrozenTrial) -> Point | None:
-    """The point that a trial was proposed with; None: it has none yet."""
-    found = trial.system_attrs.get(PROPOSAL) or trial.system_attrs.get(ENQUEUED) or trial.params
-    return dict(found) if found else None
+def _asking(number: int) -> FrozenTrial:
+    return TrialContent().frozen(number, -1, TrialState.RUNNING)
 
 
 def content_of(space: Space, proposal: Proposal, attributes: Mapping[str, Any], seconds: float = 0.0) -> TrialContent:

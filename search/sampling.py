@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from evomerge.errors import InputError, unknown_name
+from evomerge.errors import InputError
 from evomerge.evaluators import Scores, TaskMetric
 from evomerge.registry import Registry
 from evomerge.search.study import ORIGIN, TOLD
@@ -104,11 +104,12 @@ def choose_sampler(name: str, space: Space, trials: int, objectives: int = 1) ->
             with four 40 dimensions take ten. Constraints do not change the choice: all that learn obey them.
 
     Raises:
-        InputError: for a name that is neither "auto" nor a sampler's.
+        InputError: for a name that is neither "auto" nor a sampler's nor of the form `package.module:Class`.
     """
+    from evomerge.search.samplers.making import check_name  # which stands on this module
+
     if name != AUTO:
-        if name not in SAMPLERS.names():
-            raise unknown_name(SAMPLERS.kind, name, [AUTO, *SAMPLERS.names()])
+        check_name(name)
         return name, "the configuration names it"
     dimensions = max(len(space.dimensions(method)) for method in space.methods)
     size = f"{dimensions} dimensions and {trials} trials"

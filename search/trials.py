@@ -21,8 +21,9 @@ from evomerge.search.interrupt import StopRequest
 from evomerge.search.judge import Judge
 from evomerge.search.judgement import Judgement
 from evomerge.search.listener import Listener, TrialOutcome
+from evomerge.search.mirror import whole_point
 from evomerge.search.problem import Problem
-from evomerge.search.proposals import Proposal, Proposer, whole_point
+from evomerge.search.proposals import Proposal, Proposer
 from evomerge.search.queue import LostTrialError, TrialQueue
 from evomerge.search.sampling import choose_sampler
 from evomerge.search.scoring import Spent
@@ -145,7 +146,7 @@ class TrialLoop:
 
     def _with_point(self, queue: TrialQueue, trial: FrozenTrial) -> FrozenTrial:
         """The trial; the warm start `gradient` has its point made only now, and keeps it from then on."""
-        if whole_point(trial) is not None:
+        if whole_point(trial):
             return trial
         from evomerge.search.gradient import GradientStart
 
@@ -157,13 +158,11 @@ class TrialLoop:
         return queue.fill(trial, Proposal(point), time.perf_counter() - began)
 
     def _score(self, queue: TrialQueue, trial: FrozenTrial) -> None:
-        point = whole_point(trial)
-        assert point is not None
         spent = Spent(**trial.user_attrs.get(attributes.SECONDS, {}))
         told: dict[str, Any] = {}
         judgement = None
         try:
-            recipe = self._space.recipe(point)
+            recipe = self._space.recipe(whole_point(trial))
             judgement = self._judge.judge(recipe, trial.number, spent)
             told = self._told(judgement)
             outcome = self._outcome(trial, judgement)
@@ -201,6 +200,8 @@ class TrialLoop:
             }
             if math.isfinite(judgement.stderr):
                 told[attributes.STDERR] = judgement.stderr
+        if math.isfinite(judgement.noise):
+            told[attributes.NOISE] = judgement.noise
         if judgement.violations:
             told[attributes.CONSTRAINTS] = judgement.violations
         return told

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evomerge.errors import InputError
-from evomerge.search.proposals import whole_point
+from evomerge.search.mirror import whole_point
 from evomerge.search.study import NOTES, ORIGIN
 from evomerge.search.warm_starts import check_warm_starts, warm_starts
 from tests.search.processes import SIZES, Lines, ToyWorker, die_at_commit
