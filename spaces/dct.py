@@ -61,8 +61,7 @@ class CosineBasis(Basis):
         level, below, above = coefficients[0], coefficients[0] - low, high - coefficients[0]
         shift = self._shift(layer, coefficients)
         # u - u0 = u0 (1 - u0) (e^s - 1) / (1 - u0 + u0 e^s), in units of the range
-        value = level + below * above * math.expm1(shift) / (above + below * math.exp(shift))
-        return min(max(value, low), high)  # against rounding: a method refuses a density of 1 + 1e-16
+        return level + below * above * math.expm1(shift) / (above + below * math.exp(shift))
 
     def slopes(self, layer: int, coefficients: Sequence[float], low: float, high: float) -> tuple[float, ...]:
         """The derivatives [K] of `value` with respect to each coefficient."""

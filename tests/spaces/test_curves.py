@@ -65,8 +65,15 @@ def test_curves_of_cosines_stay_in_the_bounds_and_differ(depth: int, data: st.Da
         assert all(low < value < high for value in values)
         for column in range(order):
             other = list(first)
-            other[column] = first[column] * 0.99 + 1e-3
+            other[column] += 0.01 * (sum(box[column]) / 2 - first[column])
             assert curve(basis, other, low, high) != values
+
+
+def test_rounding_never_leaves_the_bounds() -> None:
+    """A method refuses a density of 1 + 1e-16."""
+    assert 0.12 + (1.2 - 0.12) > 1.2
+    basis = Basis(names=("first", "second"), matrix=((1e-17, 1.0),), constant=(1.0, 1.0))
+    assert basis.value(0, [0.12, 1.2], 0.0, 1.2) == 1.2
 
 
 @pytest.mark.parametrize("level", [0.2, 1.0])
