@@ -26,9 +26,8 @@ FEW = 0.25  # of the other members
 
 ScoresOf = Callable[[FrozenTrial], Scores]
 _Key = tuple[str, str, str]
-_COLUMNS: weakref.WeakKeyDictionary[optuna.Study, dict[tuple[int, str], dict[_Key, float]]] = (
-    weakref.WeakKeyDictionary()
-)
+_Columns = dict[tuple[int, str], dict[_Key, float]]
+_COLUMNS: weakref.WeakKeyDictionary[optuna.Study, _Columns] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)

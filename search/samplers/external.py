@@ -29,6 +29,13 @@ HUB = "optunahub"
 _REPLAYS: weakref.WeakKeyDictionary[optuna.Study, dict[str, Replay]] = weakref.WeakKeyDictionary()
 
 
+class _EndlessStudy(optuna.Study):
+    """The search decides when it ends."""
+
+    def stop(self) -> None:
+        """A sampler that has tried everything says so; its points are then found to exist."""
+
+
 class Replay:
     """One sampler and the study in memory that it works in.
 
@@ -52,9 +59,9 @@ class Replay:
     ) -> None:
         self._name = name
         self._context = context
-        self._study = optuna.create_study(
-            storage=optuna.storages.InMemoryStorage(), sampler=inner, directions=directions
-        )
+        storage = optuna.storages.InMemoryStorage()
+        storage.create_new_study(directions, "replay")
+        self._study = _EndlessStudy("replay", storage, sampler=inner)
         self._told: set[int] = set()
         self._points: list[dict[str, Any]] = []
         self._pending: dict[int, Trial] = {}

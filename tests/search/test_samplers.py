@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
 import pytest
-from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from evomerge.errors import InputError, InterruptedRunError
-from evomerge.search.sampling import SAMPLERS, SamplerContext, TrialSeededSampler, choose_sampler, distributions
-from evomerge.search.storage import open_storage, sqlite_url
+from evomerge.errors import InputError
+from evomerge.search.samplers.making import check_name, known, make_sampler
+from evomerge.search.sampling import SAMPLERS, SamplerContext, choose_sampler, distributions
+from evomerge.search.study import ORIGIN, TOLD
+from evomerge.spaces import METHOD, Space
+from tests.search.driver import Driver, box, points
 from tests.search.toy import ToyRun, toy_config, toy_space
 
 DEEP = {"layers": "per_layer", "modules": ["attention", "mlp", "other"], "density": [0.1, 1]}
-TRIALS = 26  # past the warm starts and past the start-up trials of every sampler
+TRIALS = 36  # past the warm starts and two generations of every sampler
+GENERATIONS = ["cmaes", "niches", "nsga2", "nsga3"]
+CURRICULUM = "auto"  # leaves gates to others, and the rare point that exists to the proposer
+LEARNING = ["cmaes", "gp", "niches", "nsga2", "nsga3", "tpe"]
 
 
 class CrashError(BaseException):
@@ -32,20 +37,35 @@ def crash_at(chunk: int) -> Any:
     return before
 
 
-def config(sampler: str, **sections: Any) -> Any:
-    return toy_config(search={"sampler": sampler, "trials": TRIALS, "seed": 3}, **sections)
+def made(**space: Any) -> Space:
+    config = toy_config()
+    return toy_space(config.model_copy(update={"space": type(config.space).model_validate(space)}))
+
+
+def gated() -> Space:
+    return made(layers="stack", repeats=2, stack_block=1, weight=[0.0, 1.2])
+
+
+def choosing() -> Space:
+    return toy_space(toy_config(merge={"method": ["task_arithmetic", "ties"]}, space={"density": [0.2, 1.0]}))
+
+
+def refuses(name: str, distributions: Any, objectives: int = 1) -> bool:
+    try:
+        make_sampler(name, SamplerContext(0, 0, distributions, objectives))
+    except InputError:
+        return True
+    return False
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """For each sampler the history of a search that nothing stopped."""
+def uninterrupted() -> Any:
+    """For each sampler the trials of a search that nothing stopped; every seventh failed."""
     histories: dict[str, Any] = {}
 
     def history(sampler: str) -> Any:
         if sampler not in histories:
-            run = ToyRun(tmp_path_factory.mktemp(sampler), config(sampler))
-            run.run(TRIALS)
-            histories[sampler] = run.history()
+            histories[sampler] = Driver(sampler).run(TRIALS)
         return histories[sampler]
 
     return history
@@ -53,182 +73,171 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize("name", SAMPLERS.names())
 class TestEverySampler:
-    def test_proposals_lie_in_the_box_and_differ(self, name: str, uninterrupted: Any) -> None:
-        points = [params for _, params, _, _ in uninterrupted(name)]
-        assert all(0.0 <= value <= 1.2 for params in points for value in params.values())
-        names = {d.name for d in toy_space(config(name)).dimensions("task_arithmetic")}
-        assert all(set(params) == names for params in points)
-        assert len({tuple(sorted(params.items())) for params in points}) == TRIALS
+    def test_proposals_are_whole_lie_in_the_box_and_differ(self, name: str, uninterrupted: Any) -> None:
+        found = points(uninterrupted(name))
+        assert all(0.0 <= value <= 1.2 for point in found for value in point.values())
+        names = list(distributions(toy_space(toy_config())))
+        assert all(list(point) == names for point in found)
+        assert len({tuple(point.values()) for point in found}) == TRIALS
 
-    @pytest.mark.parametrize("chunk", [0, 97, 203])
-    def test_after_a_crash_it_proposes_what_it_would_have(
-        self, name: str, chunk: int, uninterrupted: Any, tmp_path: Path
-    ) -> None:
-        first = ToyRun(tmp_path, config(name))
-        first.evaluator.before_chunk = crash_at(chunk)
+    @pytest.mark.parametrize("cut", [6, 16])
+    def test_a_new_process_proposes_what_the_old_one_would_have(self, name: str, cut: int, uninterrupted: Any) -> None:
+        whole = uninterrupted(name)
+        resumed = Driver(name, history=whole[:cut]).run(cut + 20)
+        assert points(resumed) == points(whole[: cut + 20])
+
+    def test_after_a_crash_it_proposes_what_it_would_have(self, name: str, tmp_path: Path) -> None:
+        config = toy_config(search={"sampler": name, "trials": 14, "seed": 3, "warm_start": ["experts"]})
+        runs = []
+        for folder, chunk in (("whole", -1), ("parts", 61)):
+            (tmp_path / folder).mkdir()
+            runs.append(ToyRun(tmp_path / folder, config))
+            runs[-1].evaluator.before_chunk = crash_at(chunk)
+        runs[0].run(14)
         with pytest.raises(CrashError):
-            first.run(TRIALS)
-        second = ToyRun(tmp_path, config(name))
-        second.run(TRIALS)
-        assert second.history() == uninterrupted(name)
-        assert not set(first.evaluator.scored) & set(second.evaluator.scored)
+            runs[1].run(14)
+        again = ToyRun(tmp_path / "parts", config)
+        again.run(14)
+        assert again.history() == runs[0].history()
+        assert not set(runs[1].evaluator.scored) & set(again.evaluator.scored)
 
-    def test_after_a_crash_between_its_numbers_it_proposes_what_it_would_have(
-        self, name: str, uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_the_seed_decides(self, name: str, uninterrupted: Any) -> None:
+        whole = uninterrupted(name)
+        assert Driver(name, history=whole[:20], seed=4).propose(20) != whole[20].params
+
+    def test_trials_that_all_fail_stop_nothing(self, name: str) -> None:
+        found = points(Driver(name, failing=1).run(20, starts=()))
+        assert len({tuple(point.values()) for point in found}) == 20
+
+    @pytest.mark.parametrize(
+        ("dimensions", "space"),
+        [
+            (1, {"layers": "uniform", "weight": 1.0, "lambda": [0.0, 2.0]}),
+            (26, {"layers": "per_layer", "modules": ["attention", "mlp", "other"]}),
+        ],
+    )
+    def test_it_works_in_one_dimension_and_in_many(self, name: str, dimensions: int, space: dict[str, Any]) -> None:
+        box = made(**space)
+        bounds = {each.name: (each.low, each.high) for each in box.dimensions("task_arithmetic")}
+        assert len(bounds) == dimensions
+        found = points(Driver(name, box).run(20))
+        assert len({tuple(point.values()) for point in found}) >= (19 if name == CURRICULUM else 20)
+        assert all(low <= point[key] <= high for point in found for key, (low, high) in bounds.items())
+
+    def test_gates_are_open_or_closed(self, name: str) -> None:
+        if name == CURRICULUM:
+            return
+        space = gated()
+        gates = [each.name for each in space.dimensions("task_arithmetic") if each.is_gate]
+        assert len(gates) == 8
+        found = points(Driver(name, space).run(24))
+        assert all(point[gate] in (0, 1) and isinstance(point[gate], int) for point in found for gate in gates)
+        assert {point[gate] for point in found[3:] for gate in gates} == {0, 1}
+        for point in found:
+            space.recipe(point)
+
+    def test_of_a_choice_it_proposes_what_the_method_takes_or_refuses_it(self, name: str) -> None:
+        space = choosing()
+        if refuses(name, distributions(space)):
+            assert name in ("cmaes", "qmc")
+            return
+        driver = Driver(name, space)
+        found = points(driver.run(24))
+        assert {point[METHOD] for point in found} == {"task_arithmetic", "ties"}
+        for point in found:
+            assert set(point) == {METHOD, *(each.name for each in space.dimensions(point[METHOD]))}
+            space.recipe(point)
+        resumed = Driver(name, space, history=driver.study.get_trials()[:18])
+        assert points(resumed.run(24)) == found
+
+    @pytest.mark.parametrize(("objectives", "ceiling"), [(1, 0.5), (2, None), (2, 0.5)])
+    def test_with_several_objectives_or_constraints_a_resumed_study_proposes_the_same(
+        self, name: str, objectives: int, ceiling: float | None
     ) -> None:
-        first = ToyRun(tmp_path, config(name))
-        first.run(17)
-        written = first.storage.set_trial_param
-        calls = []
+        if objectives == 2 and refuses(name, box(4), 2):
+            assert name in ("cmaes", "niches")
+            return
+        trials = 18 if name == "gp" else 24  # its models are dear
+        whole = Driver(name, objectives=objectives, ceiling=ceiling).run(trials)
+        resumed = Driver(name, objectives=objectives, ceiling=ceiling, history=whole[: trials - 4]).run(trials)
+        assert points(resumed) == points(whole)
+        assert len({tuple(point.values()) for point in points(whole)}) == trials
 
-        def interrupted(*args: Any) -> None:
-            if len(calls) == 3:
-                raise CrashError
-            calls.append(args)
-            written(*args)
+    def test_dimensions_that_do_not_matter_at_a_point_are_taken_from_its_proposal(self, name: str) -> None:
+        """Trials keep the numbers that matter as parameters, here the gates alone."""
+        if name == CURRICULUM:
+            return
+        plain = Driver(name, gated())
+        whole = plain.run(20)
+        driver = Driver(name, gated(), history=[_without_numbers(trial) for trial in whole])
+        driver.scores = lambda trial: Driver.scores(plain, whole[trial.number])  # type: ignore[method-assign]
+        assert driver.propose(20) == plain.propose(20)
 
-        monkeypatch.setattr(first.study._storage, "set_trial_param", interrupted)
-        with pytest.raises(CrashError):
-            first.run(TRIALS)
-        assert len(first.study.get_trials()[-1].params) == 3
-        second = ToyRun(tmp_path, config(name))
-        second.run(TRIALS)
-        assert second.history() == uninterrupted(name)
-
-    def test_the_seed_decides(self, name: str, uninterrupted: Any, tmp_path: Path) -> None:
-        other = ToyRun(
-            tmp_path, config(name).model_copy(update={"search": config(name).search.model_copy(update={"seed": 4})})
+    def test_a_slow_worker_holds_nothing_up(self, name: str, uninterrupted: Any) -> None:
+        """Trial 12 still runs: the others are seen as they are, and it is not proposed again."""
+        history = list(uninterrupted(name)[:34])
+        slow = create_trial(
+            state=TrialState.RUNNING,
+            params=history[12].params,
+            distributions=history[12].distributions,
+            system_attrs=history[12].system_attrs,
         )
-        other.run(14)
-        sampled = slice(11, 14)
-        assert [p for _, p, _, _ in other.history()[sampled]] != [p for _, p, _, _ in uninterrupted(name)[sampled]]
-
-    def test_a_failed_trial_stops_nothing(self, name: str, tmp_path: Path) -> None:
-        run = ToyRun(tmp_path, config(name))
-        run.evaluator.broken = lambda recipe: recipe.digest.startswith(("0", "1", "2", "3"))
-        run.run(TRIALS)
-        states = [state for _, _, _, state in run.history()]
-        assert len(states) == TRIALS
-        assert 0 < states.count("FAIL") < TRIALS
-        assert states.count("FAIL") + states.count("COMPLETE") == TRIALS
-        reasons = [t.user_attrs.get("reason") for t in run.study.get_trials() if t.state.name == "FAIL"]
-        assert set(reasons) == {"logits are NaN"}
-
-    def test_it_works_in_one_dimension_and_in_many(self, name: str, tmp_path: Path) -> None:
-        for index, space in enumerate(
-            (
-                {"layers": "uniform", "weight": 1.0, "lambda": [0.0, 2.0]},
-                {"layers": "per_layer", "modules": ["attention", "mlp", "other"], "lambda": [0.5, 1.5]},
-            )
-        ):
-            folder = tmp_path / str(index)
-            folder.mkdir()
-            wide = toy_config(search={"sampler": name, "trials": TRIALS, "warm_start": ["uniform"]})
-            wide = wide.model_copy(update={"space": type(wide.space).model_validate(space)})
-            run = ToyRun(folder, wide)
-            run.run(14)
-            assert [state for _, _, _, state in run.history()] == ["COMPLETE"] * 14
+        driver = Driver(name, history=[*history[:12], slow, *history[13:]])
+        found = driver.propose(34)
+        assert found != slow.params
+        if name in GENERATIONS:
+            others = Driver(name, history=[*history[:12], *history[13:]])
+            assert others.propose(34) == found
 
 
-def takes_several_objectives(name: str) -> bool:
-    try:
-        SAMPLERS.get(name)(SamplerContext(0, 0, {"x": FloatDistribution(0.0, 1.0)}, objectives=2))
-    except InputError:
-        return False
-    return True
+def _without_numbers(trial: FrozenTrial) -> FrozenTrial:
+    other = copy.copy(trial)
+    other.params = {key: value for key, value in trial.params.items() if "gate" in key}
+    other.distributions = {key: trial.distributions[key] for key in other.params}
+    return other
 
 
-class Curve:
-    """Studies whose trials are scored by a formula: best at 0.9 in the first objective, at 0.3 in the second.
-
-    Args:
-        folder: of the database.
-        sampler: its name.
-        objectives: 1 or 2.
-        ceiling: on the mean of the coordinates; None: there is no constraint.
-    """
-
-    def __init__(self, folder: Path, sampler: str, objectives: int, ceiling: float | None) -> None:
-        self._space = toy_space(toy_config())
-        self._objectives = objectives
-        self._ceiling = ceiling
-        storage = open_storage(sqlite_url(folder / "study.db"))
-        self.study = optuna.create_study(
-            storage=storage,
-            study_name="curve",
-            directions=["maximize"] * objectives,
-            sampler=TrialSeededSampler(SAMPLERS.get(sampler), self._space, run_seed=5),
-            load_if_exists=True,
-        )
-
-    def run(self, trials: int) -> None:
-        """Every seventh trial fails."""
-        if not self.study.get_trials():
-            for value in (0.2, 0.6, 1.0):
-                self.study.enqueue_trial(dict.fromkeys(distributions(self._space), value))
-        while len(self.study.get_trials()) < trials:
-            trial = self.study.ask()
-            point = [trial.suggest_float(d.name, d.low, d.high) for d in self._space.dimensions("task_arithmetic")]
-            if trial.number % 7 == 6:
-                self.study.tell(trial, state=TrialState.FAIL)
-                continue
-            if self._ceiling is not None:
-                trial.set_constraint("mean", float(np.mean(point)) - self._ceiling)
-            both = [-float(np.mean((np.array(point) - at) ** 2)) for at in (0.9, 0.3)]
-            self.study.tell(trial, both[: self._objectives])
-
-    def history(self) -> list[tuple[dict[str, Any], Any]]:
-        return [(trial.params, trial.values) for trial in self.study.get_trials()]
+@pytest.mark.parametrize("name", GENERATIONS)
+def test_generations_are_counted_in_the_order_of_telling(name: str, uninterrupted: Any) -> None:
+    told = list(uninterrupted(name)[:34])
+    by_number = [told[4], told[1], told[2], told[3], told[0], *told[5:20], told[33], *told[21:33], told[20]]
+    places = [4, 1, 2, 3, 0, *range(5, 20), 33, *range(21, 33), 20]
+    for trial, place in zip(by_number, places, strict=True):
+        trial.set_user_attr(TOLD, place)
+    driver = Driver(name, history=by_number)
+    ours = driver.propose(34)
+    theirs = Driver(name, history=told).propose(34)
+    assert ours == theirs
 
 
-CASES = [
-    (name, objectives, ceiling)
-    for name in SAMPLERS.names()
-    for objectives, ceiling in ((1, 0.5), (2, None), (2, 0.5))
-    if objectives == 1 or takes_several_objectives(name)
-]
-
-
-@pytest.mark.parametrize(("name", "objectives", "ceiling"), CASES)
-def test_with_several_objectives_or_constraints_a_resumed_study_proposes_the_same(
-    name: str, objectives: int, ceiling: float | None, tmp_path: Path
-) -> None:
-    for folder in ("whole", "parts"):
-        (tmp_path / folder).mkdir()
-    whole = Curve(tmp_path / "whole", name, objectives, ceiling)
-    whole.run(TRIALS)
-    for trials in (5, 18, 21, TRIALS):
-        Curve(tmp_path / "parts", name, objectives, ceiling).run(trials)
-    parts = Curve(tmp_path / "parts", name, objectives, ceiling)
-    assert parts.history() == whole.history()
-    points = [tuple(params.values()) for params, _ in whole.history()]
-    assert len(set(points)) == TRIALS
-    assert all(0.0 <= value <= 1.2 for point in points for value in point)
-
-
-@pytest.mark.parametrize("name", ["cmaes", "gp", "nsga2", "tpe"])
-def test_samplers_that_learn_keep_a_constraint_more_and_more_often(name: str, tmp_path: Path) -> None:
-    curve = Curve(tmp_path, name, 1, ceiling=0.5)  # without it they would go to 0.9
-    curve.run(55)
-    late = [trial for trial in curve.study.get_trials()[35:] if trial.state == TrialState.COMPLETE]
+@pytest.mark.parametrize("name", LEARNING)
+def test_samplers_that_learn_keep_a_constraint_more_and_more_often(name: str) -> None:
+    trials = Driver(name, ceiling=0.45).run(30 if name == "gp" else 44)  # without it they would go to 0.75
+    late = [trial for trial in trials[18:] if trial.state == TrialState.COMPLETE]
     kept = [trial for trial in late if trial.constraints["mean"] <= 0]
     assert len(kept) >= 0.3 * len(late)
-    assert max(trial.value or -9.0 for trial in kept) > -0.25  # at 0.5 everywhere it is -0.16, at random -0.3
 
 
-@pytest.mark.parametrize("name", ["gp", "nsga2", "tpe"])
-def test_samplers_of_several_objectives_find_a_better_front_than_random(name: str, tmp_path: Path) -> None:
-    volumes = {}
-    for each in (name, "random"):
-        (tmp_path / each).mkdir()
-        curve = Curve(tmp_path / each, each, 2, None)
-        curve.run(45)
-        values = [trial.values for trial in curve.study.get_trials() if trial.values]
-        volumes[each] = hypervolume(values[25:])
-    assert volumes[name] > volumes["random"]
+@pytest.mark.parametrize("name", [name for name in LEARNING if name != "niches"])
+def test_samplers_that_learn_end_up_proposing_better_than_random(name: str) -> None:
+    trials = 28 if name == "gp" else 52
+
+    def late(sampler: str) -> float:
+        return sum(trial.value or 0.0 for trial in Driver(sampler, failing=0).run(trials)[-12:]) / 12
+
+    assert late(name) > late("random") + 0.01
 
 
-def hypervolume(values: list[list[float]], lowest: float = -0.6) -> float:
+@pytest.mark.parametrize("name", ["gp", "nsga2", "nsga3", "tpe"])
+def test_samplers_of_several_objectives_find_a_better_front_than_random(name: str) -> None:
+    def front(sampler: str) -> float:
+        trials = Driver(sampler, objectives=2).run(26 if name == "gp" else 60)[14:]
+        return hypervolume([trial.values for trial in trials if trial.values])
+
+    assert front(name) > front("random")
+
+
+def hypervolume(values: list[list[float]], lowest: float = -0.3) -> float:
     """The area above `lowest` in both objectives that the points dominate."""
     area, reached = 0.0, lowest
     for first, second in sorted(values, reverse=True):
@@ -238,94 +247,82 @@ def hypervolume(values: list[list[float]], lowest: float = -0.6) -> float:
     return area
 
 
-def test_cmaes_refuses_several_objectives(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"one of gp, nsga2, tpe .* its 2 values, but got 'cmaes'"):
-        Curve(tmp_path, "cmaes", 2, None).run(4)
-    assert [name for name in SAMPLERS.names() if not takes_several_objectives(name)] == ["cmaes"]
+@pytest.mark.parametrize("name", ["cmaes", "niches"])
+def test_samplers_that_rank_by_one_value_refuse_several(name: str) -> None:
+    with pytest.raises(InputError, match=rf"search.sampler must be one of .* its 2 values, but got '{name}'"):
+        make_sampler(name, SamplerContext(0, 0, box(2), objectives=2))
 
 
-@pytest.mark.parametrize("name", ["cmaes", "gp", "nsga2", "tpe"])
-def test_samplers_that_learn_end_up_proposing_better_than_random(name: str, tmp_path: Path) -> None:
-    means = {}
-    for each in (name, "random"):
-        (tmp_path / each).mkdir()
-        learning = toy_config(search={"sampler": each, "trials": 60, "warm_start": ["experts"]})
-        run = ToyRun(tmp_path / each, learning, sizes={"search": 200, "select": 1, "report": 1})
-        run.run(60)
-        means[each] = sum(value or 0.0 for _, _, value, _ in run.history()[40:]) / 20
-    assert means[name] > means["random"] + 0.01
+@pytest.mark.parametrize("name", ["cmaes", "qmc"])
+def test_samplers_of_numbers_refuse_choices(name: str) -> None:
+    with pytest.raises(InputError, match="'method' is a choice; tpe, nsga2, nsga3 and niches take choices"):
+        make_sampler(name, SamplerContext(0, 0, distributions(choosing())))
 
 
-@pytest.mark.parametrize("name", ["cmaes", "nsga2"])
-def test_the_database_holds_no_state_of_a_sampler(name: str, tmp_path: Path) -> None:
-    run = ToyRun(tmp_path, config(name))
-    run.run(TRIALS)
-    of_study = run.storage.get_study_system_attrs(run.study._study_id)
-    stored = [*of_study, *(key for t in run.study.get_trials() for key in t.system_attrs)]
-    assert set(stored) <= {"fixed_params", "evomerge:proposal"}
+def test_a_gate_of_cmaes_counts_by_its_half_of_the_axis() -> None:
+    from evomerge.search.box import UnitCube
+
+    cube = UnitCube("cmaes", {"gate": IntDistribution(0, 1), "x": FloatDistribution(1.0, 3.0)})
+    assert cube.coordinates({"gate": 1, "x": 2.0}).tolist() == [0.75, 0.5]
+    assert cube.coordinates({"gate": 0, "x": 3.0}).tolist() == [0.25, 1.0]
+    assert cube.point(cube.coordinates({"gate": 1, "x": 2.0})) == {"gate": 1, "x": 2.0}
+    with pytest.raises(InputError, match="'more' is a choice"):
+        UnitCube("cmaes", {"more": IntDistribution(0, 2)})
 
 
-def test_an_interruption_leaves_the_trial_to_go_on_with(uninterrupted: Any, tmp_path: Path) -> None:
-    first = ToyRun(tmp_path, config("gp"))
-
-    def ask(done: int) -> None:
-        if done == 101:
-            first.stop.set()
-
-    first.evaluator.before_chunk = ask
-    with pytest.raises(InterruptedRunError, match="everything scored so far is kept"):
-        first.run(TRIALS)
-    assert first.history()[-1][3] == "RUNNING"
-    second = ToyRun(tmp_path, config("gp"))
-    second.run(TRIALS)
-    assert second.history() == uninterrupted("gp")
-    assert not set(first.evaluator.scored) & set(second.evaluator.scored)
+def test_warm_starts_are_no_generation_of_cmaes_and_its_first_mean_is_the_best_of_them() -> None:
+    driver = Driver("cmaes", failing=0, options={"sigma": 1e-6})
+    assert all(ORIGIN in trial.user_attrs for trial in driver.run(3))
+    assert driver.propose(3) == pytest.approx(dict.fromkeys(driver.distributions, 0.85 * 1.2), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("space", "trials", "methods", "objectives", "chosen"),
-    [
-        ({"layers": "uniform"}, 60, ["ties"], 1, "gp"),
-        ({"layers": "uniform"}, 1000, ["ties"], 1, "cmaes"),
-        (DEEP, 60, ["ties"], 1, "cmaes"),
-        ({"layers": "uniform"}, 60, ["ties", "linear"], 1, "tpe"),
-        ({"layers": "uniform"}, 60, ["ties"], 2, "gp"),
-        ({"layers": "uniform"}, 60, ["ties"], 3, "gp"),
-        ({"layers": "uniform"}, 60, ["ties"], 4, "nsga2"),
-        ({"layers": "uniform"}, 400, ["ties"], 2, "nsga2"),
-        (DEEP, 60, ["ties"], 3, "nsga2"),
-        ({"layers": "uniform"}, 60, ["ties", "linear"], 2, "tpe"),
-    ],
-)
-def test_auto_chooses_by_dimensions_trials_choices_and_objectives(
-    space: dict[str, Any], trials: int, methods: list[str], objectives: int, chosen: str
-) -> None:
-    made = toy_space(toy_config(space=space, merge={"method": methods}))
-    name, why = choose_sampler("auto", made, trials, objectives)
-    assert name == chosen
-    assert why
-
-
-def test_a_choice_of_methods_is_searched_by_tpe(tmp_path: Path) -> None:
-    several = toy_config(
-        merge={"method": ["task_arithmetic", "ties"]}, space={"density": [0.2, 1.0]}, search={"sampler": "auto"}
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            ("cmaes", {"populatoin": 8}, r"a key of search.sampler_options .*'populatoin'; did you mean 'population'"),
+            ("cmaes", {"population": "8"}, r"search.sampler_options.population: .* valid integer.* but got '8'"),
+            ("cmaes", {"population": 2}, r"population: .* greater than or equal to 4, but got 2"),
+            ("cmaes", {"sigma": 0}, r"sigma: .* greater than 0, but got 0"),
+            ("gp", {"startup": True}, r"startup: .* but got True"),
+            ("niches", {"alpha": -1.0}, r"alpha: .* greater than or equal to 0, but got -1.0"),
+            ("qmc", {"seed": 1}, r"search.sampler_options must be empty for a sampler without options, but got 'seed'"),
+        ],
     )
-    run = ToyRun(tmp_path, several)
-    run.run(40)
-    methods = [params["method"] for _, params, _, _ in run.history()]
-    assert set(methods) == {"task_arithmetic", "ties"}
-    for _, params, _, state in run.history():
-        assert state == "COMPLETE"
-        assert any(name.startswith("density") for name in params) == (params["method"] == "ties")
+    def test_a_wrong_one_is_named_with_its_rule_and_value(
+        self, name: str, options: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(InputError, match=message):
+            make_sampler(name, SamplerContext(0, 0, box(2), options=options))
 
-
-@pytest.mark.parametrize("name", ["cmaes", "nsga2", "qmc"])
-def test_samplers_of_numbers_refuse_choices(name: str, tmp_path: Path) -> None:
-    run = ToyRun(
-        tmp_path, toy_config(merge={"method": ["task_arithmetic", "ties"]}, search={"sampler": name, "warm_start": []})
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("cmaes", {"population": 5}),
+            ("cmaes", {"sigma": 0.5}),
+            ("gp", {"startup": 4}),
+            ("niches", {"capacity": 4}),
+            ("niches", {"alpha": 0}),
+            ("nsga2", {"population": 6}),
+            ("nsga3", {"population": 6}),
+            ("tpe", {"startup": 4}),
+            ("tpe", {"candidates": 3}),
+        ],
     )
-    with pytest.raises(InputError, match="tpe takes choices"):
-        run.run(1)
+    def test_a_right_one_changes_what_is_proposed(self, name: str, options: dict[str, Any], uninterrupted: Any) -> None:
+        history = uninterrupted(name)[: 34 if "alpha" in options or "candidates" in options else 9]
+        changed, plain = Driver(name, history=history, options=options), Driver(name, history=history)
+        assert [changed.propose(number) for number in (40, 41, 42)] != [plain.propose(n) for n in (40, 41, 42)]
+
+
+def test_names_are_known_by_their_form() -> None:
+    assert known("gp")
+    assert known("package.module:Class")
+    assert not known("auto-matic")
+    with pytest.raises(InputError, match="got 'cma'; did you mean 'cmaes'"):
+        check_name("cma")
+    with pytest.raises(InputError, match=r"must be package.module:Class, but got 'optuna:'"):
+        check_name("optuna:")
 
 
 def test_an_unknown_sampler_is_named_with_its_neighbour() -> None:
