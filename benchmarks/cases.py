@@ -67,13 +67,20 @@ class RecipeMerger:
 
 
 class LandscapeEvaluator:
-    """Scores recipes on the documents of the landscape, split and ordered at random by the seed."""
+    """Scores recipes on the documents of the landscape, split and ordered at random by the seed.
+
+    Args:
+        landscape: that says what is solved.
+        seed: of the order and the outcomes.
+        is_raced: whether there are many rungs; one is quicker where nobody looks between them.
+    """
 
     needs_reference = False
     proxies: Mapping[str, TaskMetric] = {}
 
-    def __init__(self, landscape: Landscape, seed: int) -> None:
+    def __init__(self, landscape: Landscape, seed: int, is_raced: bool = True) -> None:
         self._landscape, self._seed = landscape, seed
+        self._rungs = (CHUNK, FIRST) if is_raced else (landscape.documents, None)
         self._outcomes: dict[str, Any] = {}
         self.tasks = tuple(TaskMetric(task, metric) for task, metric in landscape.tasks)
         generator = np.random.default_rng(seed)
@@ -101,7 +108,7 @@ class LandscapeEvaluator:
     def planned(self, documents: Sequence[Document]) -> tuple[tuple[tuple[Document, ...], ...], ...]:
         """Rungs for some of the documents."""
         of_task = {task.task: [each for each in documents if each.task == task.task] for task in self.tasks}
-        return rungs(of_task, CHUNK, FIRST)
+        return rungs(of_task, *self._rungs)
 
     def prompts(self, count: int) -> tuple[str, ...]:
         """None: there is no text."""
@@ -153,7 +160,7 @@ class LandscapeCase:
         config = parse_config(raw, "benchmark")
         template = Recipe(base=config.models.base, experts=config.models.experts, method="task_arithmetic")
         space = Space(config.space, RecipeMerger.num_layers, [Merge(template, METHODS.get(template.method).parameters)])
-        evaluator = LandscapeEvaluator(self._landscape, seed)
+        evaluator = LandscapeEvaluator(self._landscape, seed, config.evaluate.race is not None)
         self.problem = Problem(config, RecipeMerger(), evaluator, space)  # type: ignore[arg-type]
         self._held_out = np.zeros(self._landscape.documents, dtype=bool)
         self._held_out[[each.index for each in evaluator.documents("report")]] = True
