@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.engine.checkpoint import first_line, gguf_file, open_checkpoint
+from evomerge.engine.checkpoint import HUB_ID, first_line, gguf_file, open_checkpoint
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError
 from evomerge.search.config import SearchConfig
@@ -37,9 +37,9 @@ def layers_of(ref: ModelRef) -> int:
         InputError: there is no such model, or its configuration cannot be read or does not say.
     """
     path = Path(ref.model).expanduser()
-    local = path.is_dir() or not ref.model.startswith((".", "/", "~"))
-    if local and not (path.exists() and gguf_file(path)):
-        config = _read_config(path, ref) if path.is_dir() else _read_config(ref.model, ref)
+    on_hub = not path.exists() and HUB_ID.fullmatch(ref.model)
+    if on_hub or (path.is_dir() and gguf_file(path) is None):
+        config = _read_config(ref.model if on_hub else path, ref)
     else:
         config = open_checkpoint(ref.model_copy(update={"adapter": None})).pretrained_config
     count = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
