@@ -13,7 +13,8 @@ from evomerge.engine.recipe import Group, Recipe
 from evomerge.evaluators import Evaluator, make_evaluator
 from evomerge.search.config import SearchConfig
 from evomerge.search.constraints import check_references
-from evomerge.search.sampling import SAMPLERS, SamplerContext, choose_sampler, distributions
+from evomerge.search.samplers.making import make_sampler
+from evomerge.search.sampling import SamplerContext, choose_sampler, distributions
 from evomerge.search.warm_starts import check_warm_starts
 from evomerge.sizes import parse_size
 from evomerge.spaces import Merge, Space
@@ -120,4 +121,7 @@ def _merge(config: SearchConfig, name: str) -> Merge:
 def _check_sampler(config: SearchConfig, space: Space) -> None:
     objectives = 2 if config.evaluate.objective == "pareto" else 1  # a group may turn out to be more tasks
     name, _ = choose_sampler(config.search.sampler, space, config.search.trials, objectives)
-    SAMPLERS.get(name)(SamplerContext(config.search.seed, 0, distributions(space), objectives))
+    context = SamplerContext(
+        config.search.seed, 0, distributions(space), objectives, options=config.search.sampler_options, space=space
+    )
+    make_sampler(name, context)

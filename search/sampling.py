@@ -100,8 +100,9 @@ def choose_sampler(name: str, space: Space, trials: int, objectives: int = 1) ->
         name: as the configuration has it.
         space: to search.
         trials: how many there will be.
-        objectives: how many values a trial has. Gaussian processes propose within seconds for up to three, while
-            with four 40 dimensions take ten. Constraints do not change the choice: all that learn obey them.
+        objectives: how many values a trial has. Of several, Gaussian processes propose within seconds for up to
+            three, while with four 40 dimensions take ten. Constraints do not change the choice: all that learn obey
+            them.
 
     Raises:
         InputError: for a name that is neither "auto" nor a sampler's nor of the form `package.module:Class`.
@@ -112,22 +113,22 @@ def choose_sampler(name: str, space: Space, trials: int, objectives: int = 1) ->
         check_name(name)
         return name, "the configuration names it"
     dimensions = max(len(space.dimensions(method)) for method in space.methods)
-    size = f"{dimensions} dimensions and {trials} trials"
+    if objectives == 1:
+        return AUTO, f"one objective, {dimensions} dimensions: a curriculum from one number per expert to all of them"
+    size = f"{objectives} objectives, {dimensions} dimensions and {trials} trials"
     if len(space.methods) > 1:
-        return "tpe", "the space chooses between methods, and a tree-structured model handles choices"
+        return "tpe", f"{size}: the space chooses between methods, and a tree-structured model handles choices"
     if dimensions <= 40 and trials <= 300 and objectives <= 3:
         return "gp", f"{size}: a Gaussian process makes the most of each trial"
-    if objectives > 1:
-        return "nsga2", f"{objectives} objectives, {size}: too many for Gaussian processes"
-    return "cmaes", f"{size}: too many for a Gaussian process"
+    return "nsga2", f"{size}: too many for Gaussian processes"
 
 
 def require_one_objective(name: str, context: SamplerContext) -> None:
     """Raise InputError where a sampler that ranks by one value is to search several objectives."""
     if context.objectives > 1:
         raise InputError(
-            f"search.sampler must be one of gp, nsga2, tpe for the objective pareto with its {context.objectives} "
-            f"values, but got {name!r}, which takes one"
+            f"search.sampler must be one of gp, nsga2, nsga3, tpe for the objective pareto with its "
+            f"{context.objectives} values, but got {name!r}, which takes one"
         )
 
 

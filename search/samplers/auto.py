@@ -1,4 +1,4 @@
-"""The default: a curriculum from one number per expert to every number."""
+"""The default for one objective: a curriculum from one number per expert to every number, then the gates."""
 
 from __future__ import annotations
 
@@ -6,36 +6,45 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.search.beliefs import numbers_of
 from evomerge.search.curriculum import Curriculum
-from evomerge.search.sampling import SamplerContext, finished_trials, sampler
+from evomerge.search.samplers.nsga2 import nsga2
+from evomerge.search.samplers.whole import WholePointSampler
+from evomerge.search.sampling import SamplerContext, finished_trials, require_one_objective, sampler
 from evomerge.search.study import trial_objective
 from evomerge.spaces import METHOD, Space
 
+BEFORE_GATES = 0.5  # of the trials, before the choice of layers is searched, too
 
-class CurriculumSampler(BaseSampler):
+
+class CurriculumSampler(WholePointSampler):
     """Proposes what `Curriculum` chooses.
+
+    Where the space has gates, the numbers are searched with each layer once and in order; then a genetic algorithm,
+    whose first parents those candidates are, goes on over gates and numbers together.
 
     Args:
         context: with a space, and one objective.
     """
 
     def __init__(self, context: SamplerContext) -> None:
-        self._context = context
+        require_one_objective("auto", context)
+        super().__init__(context)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space."""
-        return dict(self._context.distributions)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """A point with the numbers of its method."""
+    def propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        """A point with every number of its method."""
         context, space = self._context, self._space
+        has_gates = any(each.is_gate for method in space.methods for each in space.dimensions(method))
+        turn = int(BEFORE_GATES * context.trials)
+        if has_gates and trial.number >= turn:
+            if trial.number == turn:
+                left = context.trials - turn
+                context.explain(f"stage gates: nsga2 over all numbers and gates for the {left} trials left")
+            point: dict[str, Any] = nsga2(context).sample_relative(study, trial, dict(context.distributions))
+            return point
         finished = [each for each in finished_trials(study, trial.number) if each.state == TrialState.COMPLETE]
         running = [
             each
@@ -43,21 +52,13 @@ class CurriculumSampler(BaseSampler):
             if each.number != trial.number and each.params
         ]
         values = np.array([trial_objective(each, context.tasks) for each in finished])
-        curriculum = Curriculum(space, finished, values, running, context.trials, context.explain, context.keep)
-        method, point = curriculum.next(trial.number, np.random.default_rng(context.seed))
-        numbers = {
-            dimension.name: min(
-                max(dimension.low + (dimension.high - dimension.low) * float(at), dimension.low), dimension.high
-            )
-            for dimension, at in zip(numbers_of(space, method), point, strict=True)
-        }
-        return ({METHOD: method} if len(space.methods) > 1 else {}) | numbers
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """The entry of a whole proposal."""
-        return self.sample_relative(study, trial, dict(self._context.distributions))[param_name]
+        trials = turn if has_gates else context.trials
+        curriculum = Curriculum(space, finished, values, running, trials, context.explain, context.keep)
+        method, coordinates = curriculum.next(trial.number, np.random.default_rng(context.seed))
+        point = dict(space.constant(method, {})[0])  # layers once and in order, where they can be chosen
+        for each, at in zip(numbers_of(space, method), coordinates, strict=True):
+            point[each.name] = min(max(each.low + (each.high - each.low) * float(at), each.low), each.high)
+        return ({METHOD: method} if len(space.methods) > 1 else {}) | point
 
     @property
     def _space(self) -> Space:
@@ -68,5 +69,5 @@ class CurriculumSampler(BaseSampler):
 
 @sampler("auto")
 def auto(context: SamplerContext) -> BaseSampler:
-    """A curriculum over the space."""
+    """A curriculum over the space; see search/curriculum.py."""
     return CurriculumSampler(context)
