@@ -16,6 +16,7 @@ from evomerge.runs.exporting import Export
 from evomerge.runs.run import Run
 from evomerge.runs.status import status
 from evomerge.search.listener import TrialOutcome
+from evomerge.search.stopping import STOPPED
 from evomerge.search.study import PROXY, RESULT, SUBSET
 from tests.search.finals import NO_WORSE_THAN_B, Final
 
@@ -159,3 +160,38 @@ def test_a_card_without_constraints_says_nothing_of_them(tmp_path: Path) -> None
     text = exported(final, tmp_path)
     assert "onstraint" not in text
     assert "The objective is the weighted mean over tasks;" in text
+
+
+def test_the_luck_of_the_choice_and_the_early_end_are_told_everywhere(tmp_path: Path) -> None:
+    final = Final(tmp_path)
+    number = final.add(0.5, 0.5, noise=0.0321)
+    final.add(0.4, 0.4)
+    run = opened(final, tmp_path)
+    before = status(run)
+    assert before["best"]["stderr"] == 0.0321
+    assert f"trial {number}: {before['best']['objective']:.4f} ± 0.0321 on search" in printed(status_table(before))
+    assert not {"shrinkage", "stopped"} & set(before)
+
+    finish(final)
+    final.run.study.set_user_attr(STOPPED, "stopped after 2 of 20 trials: no more to find")
+    result = run.result
+    assert result is not None
+    luck = result["shrinkage"]
+    assert luck["search"] == result["finalists"][0]["search"]
+    assert luck["chosen"] == pytest.approx(result["finalists"][0]["pooled"])
+    assert luck["expected"] == pytest.approx(luck["chosen"] - luck["shrinkage"])
+    assert result["pick"] == "the highest weighted mean of the tasks on the documents of search and select together"
+    told = status(run)
+    json.dumps(told)
+    assert told["state"] == "finished"
+    assert told["shrinkage"] == luck
+    assert told["best"]["expected"] == luck["expected"]
+    shown = printed(status_table(told))
+    assert f"{luck['shrinkage']:.4f} of the {luck['chosen']:.4f} it was chosen by is luck" in shown
+    assert "stopped after 2 of 20 trials: no more to find" in shown
+    sentence = f"The winner has {luck['chosen']:.3f} on the documents it was chosen by; {luck['expected']:.3f}"
+    assert sentence in printed(comparison_table(result))
+    export = Export(
+        "merged", run.recipe(number), {}, "digest", 1, result, final.config.evaluate.model_dump(mode="json")
+    )
+    assert sentence in card(export)

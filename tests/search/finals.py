@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from evomerge.search.comparison import compare
 from evomerge.search.listener import Listener
 from evomerge.search.references import resolve_bounds
 from evomerge.search.selection import choose
-from evomerge.search.study import CONSTRAINTS, DIGEST, ESTIMATED, ORIGIN, PRUNED, RECIPE, STDERR, TASKS
+from evomerge.search.study import CONSTRAINTS, DIGEST, ESTIMATED, NOISE, ORIGIN, PRUNED, RECIPE, STDERR, TASKS
 from tests.search.toy import ToyRun, toy_config
 
 NO_WORSE_THAN_B = {"task": "right", "at_least": "b"}
@@ -48,6 +49,7 @@ class Final:
         stderr: float = 0.0,
         origin: str = "",
         is_stopped: bool = False,
+        noise: float = math.nan,
     ) -> int:
         """A trial scored in full, or with an estimate in place of its values; it notes what a real one does."""
         recipe = self.recipe(a, b)
@@ -56,6 +58,8 @@ class Final:
         trial.set_user_attr(DIGEST, recipe.digest)
         trial.set_user_attr(ORIGIN, origin)
         trial.set_user_attr(PRUNED, is_stopped)
+        if not math.isnan(noise):
+            trial.set_user_attr(NOISE, noise)
         scores = self.run.scorer.score(recipe, "search", trial.number)
         trial.set_user_attr(CONSTRAINTS, resolve_bounds(self.run.problem, self.run.scorer, "search").violations(scores))
         tasks = {task.task: {"metric": "acc", "value": scores.task(task).mean} for task in self.run.evaluator.tasks}
