@@ -8,6 +8,8 @@ import pytest
 
 from evomerge.engine.recipe import Recipe
 from evomerge.errors import InputError
+from evomerge.search import selection
+from evomerge.search.beliefs import Belief
 from evomerge.search.comparison import baselines
 from evomerge.search.references import resolve_bounds
 from evomerge.search.selection import pooled_front
@@ -27,6 +29,16 @@ def test_the_best_are_scored_again_and_the_pooled_documents_decide(tmp_path: Pat
     for each in finalists:
         assert each.is_feasible
         assert each.pooled == pytest.approx((2 * each.search + each.select) / 3)
+
+
+def test_a_lucky_score_does_not_make_a_finalist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    final = Final(tmp_path)
+    lucky, *others = [final.add(weight, weight) for weight in (0.6, 0.5, 0.4, 0.3)]
+    believed = {lucky: Belief(0.1, 0.1), **{number: Belief(0.5, 0.1) for number in others}}
+    monkeypatch.setattr(selection, "beliefs", lambda study, space, tasks: believed)
+    assert {each.number for each in final.choose()} == set(others)
+    monkeypatch.setattr(selection, "beliefs", lambda study, space, tasks: {})
+    assert final.choose()[0].number == lucky
 
 
 def test_one_recipe_enters_once(tmp_path: Path) -> None:
