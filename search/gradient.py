@@ -24,6 +24,7 @@ from evomerge.search.constraints import Bounds
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
+from evomerge.search.mirror import whole_point
 from evomerge.search.problem import Problem
 from evomerge.search.reference_descent import Descent, Progress, held_back, mean_weights, worst_weights
 from evomerge.search.references import resolve_bounds
@@ -40,8 +41,6 @@ point}. `before` and `after` are objectives on the documents held back, None whe
 each task's mean loss there before the steps and where they were the best."""
 
 _PROGRESS = "evomerge:gradient progress"
-_PROPOSAL = "evomerge:proposal"
-_FIXED = "fixed_params"
 _NORMAL = 2 * 1.96  # standard errors between the ends of an interval of 95 %
 
 
@@ -131,7 +130,7 @@ class GradientStart:
         kept = self._study.user_attrs.get(_PROGRESS, {})
         if kept.get("trial") == number:
             return Progress(**kept)
-        whole = {**start.system_attrs.get(_FIXED, {}), **start.system_attrs.get(_PROPOSAL, {}), **start.params}
+        whole = whole_point(start)
         return Progress(number, start.number, dict(whole), dict(whole))
 
     def _descend(
