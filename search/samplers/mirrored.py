@@ -8,8 +8,8 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
-from evomerge.search.mirror import mirror, whole_point
-from evomerge.search.samplers.whole import DRAWS, WholePointSampler, completed, names_of, shared_names
+from evomerge.search.mirror import mirror
+from evomerge.search.samplers.whole import WholePointSampler, completed, names_of, shared_names
 from evomerge.search.sampling import SamplerContext
 
 
@@ -17,7 +17,7 @@ class MirroredSampler(WholePointSampler):
     """Draws the shared dimensions of all methods together, then the others of the method drawn from their own trials.
 
     Finished trials are seen with their whole points, running ones too, so that a sampler that keeps its distance
-    from these (batch acquisition, the constant liar) can. A point that a trial has already is drawn again.
+    from these (batch acquisition, the constant liar) can.
 
     Args:
         context: of one trial.
@@ -31,17 +31,8 @@ class MirroredSampler(WholePointSampler):
         self._conditional = conditional
 
     def propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        """A point that no trial has yet."""
+        """The sampler's point, uniform in what it leaves out."""
         seen = mirror(study, self._context.distributions)
-        known = [whole_point(other) for other in seen.get_trials(deepcopy=False)]
-        point: dict[str, Any] = {}
-        for _ in range(DRAWS):
-            point = self._draw(seen, trial)
-            if point not in known:
-                break
-        return point
-
-    def _draw(self, seen: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         space = self._context.distributions
         shared = shared_names(self._context)
         point = self._inner.sample_relative(seen, trial, {name: space[name] for name in shared})

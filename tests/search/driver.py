@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from evomerge.evaluators import DocumentScore, Scores, TaskMetric
+from evomerge.search.mirror import whole_point
 from evomerge.search.samplers.making import make_sampler
 from evomerge.search.sampling import PROPOSAL, SamplerContext, distributions
 from evomerge.search.study import ORIGIN
@@ -84,27 +85,35 @@ class Driver:
             self.study.add_trial(trial)
 
     def propose(self, number: int) -> Point:
-        """A whole point; nothing in the study changes by it."""
+        """A whole point, the fifth draw a random one if the others exist; nothing in the study changes by it."""
+        trials = self.study.get_trials()
+        known = [whole_point(trial) for trial in trials]
+        before = trials, dict(self.study.user_attrs)
+        for draw in range(5):
+            point = self._drawn(self.sampler if draw < 4 else "random", number, draw)
+            if point not in known:
+                break
+        assert (self.study.get_trials(), dict(self.study.user_attrs)) == before
+        assert not self.study._storage.get_study_system_attrs(self.study._study_id)
+        return point
+
+    def _drawn(self, sampler: str, number: int, draw: int) -> Point:
         context = SamplerContext(
             self.seed,
             number,
             self.distributions,
             len(self.study.directions),
-            self.options,
+            self.options if sampler == self.sampler else {},
             space=self.space,
             tasks=TASKS,
             scores=self.scores,
             explain=self.notes.append,
+            draw=draw,
         )
-        before = self.study.get_trials(), dict(self.study.user_attrs)
         asking = create_trial(state=TrialState.RUNNING)
         asking.number = number
-        sampler = make_sampler(self.sampler, context)
-        searched = sampler.infer_relative_search_space(self.study, asking)
-        point = sampler.sample_relative(self.study, asking, searched)
-        assert (self.study.get_trials(), dict(self.study.user_attrs)) == before
-        assert not self.study._storage.get_study_system_attrs(self.study._study_id)
-        return point
+        made = make_sampler(sampler, context)
+        return made.sample_relative(self.study, asking, made.infer_relative_search_space(self.study, asking))
 
     def run(self, trials: int, starts: Sequence[float] = (0.15, 0.5, 0.85)) -> list[FrozenTrial]:
         """Go on until there are so many trials; in the first ones all numbers are at `starts`, in widths of the box."""
