@@ -65,7 +65,8 @@ def shrinkage(
     the luck of that choice (Efron, Estimating the error rate of a prediction rule, J. Am. Stat. Assoc. 78, 1983). The
     mean difference is that of a choice by fewer documents, since a resample weighs some of them several times; with
     Efron's weight of 0.632 for the documents left out it is that of the real choice to within half a point with 480
-    documents in all, and to within two points with 120 (benchmarks/shrinkage.py). Documents that all candidates find easy move both sides alike and do not matter.
+    documents in all, and to within two points with 120 (benchmarks/shrinkage.py). Documents that all candidates find
+    easy move both sides alike and do not matter.
 
     A candidate outside the final counts on `select` with what it has on all of `search`.
 

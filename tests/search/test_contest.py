@@ -39,8 +39,8 @@ class Steps(Listener):
         self.steps += 1
 
 
-def run_of(folder: Path, **sections: Any) -> ToyRun:
-    compared = {"trials": TRIALS, "compare": ["random"], "finalists": 2, "warm_start": ["uniform"]}
+def run_of(folder: Path, finalists: int = 2, **sections: Any) -> ToyRun:
+    compared = {"trials": TRIALS, "compare": ["random"], "finalists": finalists, "warm_start": ["uniform"]}
     return ToyRun(folder, toy_config(search=compared, space={"layers": "uniform"}, **sections))
 
 
@@ -76,7 +76,7 @@ def test_it_is_one_more_baseline_of_the_same_budget(evaluate: dict[str, Any], tm
 
 
 def test_what_is_scored_after_it_is_the_right_model(tmp_path: Path) -> None:
-    run = run_of(tmp_path)
+    run = run_of(tmp_path, finalists=1)  # whose weights were the live ones before the other search began
     result = search_of(run)
     winner = Recipe.model_validate_json(run.study.trials[result["winner"]["number"]].user_attrs["recipe"])
     truth = objective(run.evaluator.truth(winner, "report"), run.evaluator.tasks)
