@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.search.acquisition import Proposal, expected_improvement, propose
 from evomerge.search.beliefs import AT_LEAST, Model, numbers_of, of_method, unit_point
@@ -187,3 +187,14 @@ def noise_of(trials: Sequence[FrozenTrial]) -> float:
     full = [trial for trial in trials if NOISE in trial.user_attrs and not is_estimated(trial)]
     noises = [float(trial.user_attrs[NOISE]) for trial in full]
     return float(np.median(noises)) if noises else 0.0
+
+
+def first_stage_is_open(space: Space, trials: Sequence[FrozenTrial], most: int) -> bool:
+    """Whether the first of several stages still goes on, in the first half of `most` trials.
+
+    What refines single numbers, such as the gradient, starts from better candidates after it.
+    """
+    several = any(len(stages(numbers_of(space, method))) > 1 for method in space.methods)
+    begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+    later = any(int(trial.user_attrs.get(STAGE, {"index": 0})["index"]) > 0 for trial in begun)
+    return several and not later and len(begun) < most / 2

@@ -17,7 +17,7 @@ from evomerge.search.lease import Lease, LostLeaseError
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
 from evomerge.search.proposals import Proposal, Proposer, content_of
-from evomerge.search.sampling import ENQUEUED
+from evomerge.search.sampling import ENQUEUED, PROPOSAL
 from evomerge.search.study import ORIGIN, REASON, TOLD
 from evomerge.search.trial_rows import (
     TrialContent,
@@ -54,6 +54,7 @@ class TrialQueue:
         listener: is told of takeovers and of the notes on proposals.
         check: is called while waiting; may raise.
         stale: seconds without a sign of life after which a worker's trials are taken over.
+        is_early: whether it is too early, after these trials, for a warm start that has no point yet.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class TrialQueue:
         listener: Listener,
         check: Callable[[], None],
         stale: float = STALE_SECONDS,
+        is_early: Callable[[Sequence[FrozenTrial]], bool] = lambda trials: False,
     ) -> None:
         self._study = study
+        self._is_early = is_early
         self._space = space
         self._engine = ledger.engine
         self._proposer = proposer
@@ -226,7 +229,7 @@ class TrialQueue:
 
     def _start_waiting(self, there: Sequence[FrozenTrial]) -> FrozenTrial | None:
         for trial in there:
-            if trial.state != TrialState.WAITING:
+            if trial.state != TrialState.WAITING or (not _has_point(trial) and self._is_early(there)):
                 continue
             with self._engine.begin() as connection:
                 self._proposing.guard(connection)
@@ -266,3 +269,7 @@ class TrialQueue:
 
     def _read(self, trial: FrozenTrial) -> FrozenTrial:
         return self._study._storage.get_trial(trial._trial_id)
+
+
+def _has_point(trial: FrozenTrial) -> bool:
+    return bool(trial.params or PROPOSAL in trial.system_attrs or ENQUEUED in trial.system_attrs)

@@ -17,6 +17,7 @@ from evomerge.evaluators.objective import combine
 from evomerge.evaluators.types import titles
 from evomerge.search import study as attributes
 from evomerge.search.claims import STALE_SECONDS
+from evomerge.search.curriculum import first_stage_is_open
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.judge import Judge
 from evomerge.search.judgement import Judgement
@@ -25,7 +26,7 @@ from evomerge.search.mirror import whole_point
 from evomerge.search.problem import Problem
 from evomerge.search.proposals import Proposal, Proposer
 from evomerge.search.queue import LostTrialError, TrialQueue
-from evomerge.search.sampling import choose_sampler
+from evomerge.search.sampling import AUTO, choose_sampler
 from evomerge.search.scoring import Spent
 from evomerge.search.stopping import Stopping
 from evomerge.search.warm_starts import warm_starts
@@ -119,6 +120,7 @@ class TrialLoop:
             self._listener,
             self._stop.check,
             self._stale,
+            lambda trials: self._sampler == AUTO and first_stage_is_open(self._space, trials, most),
         )
 
     def _chosen_sampler(self) -> str:
