@@ -26,12 +26,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 import torch
+from sqlalchemy import create_engine
 
 from evomerge.evaluators.evaluator import score_split
 from evomerge.evaluators.types import Scores, TaskMetric
 from evomerge.search.config import load_config
+from evomerge.search.ledger import Ledger
 from evomerge.search.problem import Problem, build_problem
-from evomerge.search.sampling import SAMPLERS, TrialSeededSampler
+from evomerge.search.proposals import Proposer
+from evomerge.search.sampling import distributions
+from evomerge.search.study import ORIGIN, TOLD
 from evomerge.search.warm_starts import warm_starts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,20 +68,22 @@ def problem_for(case: Path, layers: str, seed: int, batch_size: int) -> Problem:
 def candidates(problem: Problem, sampler: str, trials: int) -> Iterator[tuple[str, dict[str, float], Scores]]:
     """A search without racing: origin, point and document scores of each candidate."""
     space, config = problem.space, problem.config
-    study = optuna.create_study(
-        direction="maximize", sampler=TrialSeededSampler(SAMPLERS.get(sampler), space, config.search.seed)
-    )
+    study = optuna.create_study(direction="maximize")
+    proposer = Proposer(problem, study, sampler, Ledger(create_engine("sqlite://"), study.study_name), trials)
     experts = [expert.name for expert in config.models.experts]
-    for origin, point in warm_starts(space, experts, config.search.warm_start)[0].items():
-        study.enqueue_trial(point, user_attrs={"origin": origin})
-    for _ in range(trials):
-        trial = study.ask()
-        dimensions = space.dimensions(space.methods[0])
-        point = {each.name: trial.suggest_float(each.name, each.low, each.high) for each in dimensions}
-        problem.merger.apply(space.recipe(point))
+    starts = list(warm_starts(space, experts, config.search.warm_start)[0].items())
+    for number in range(trials):
+        origin, start = starts[number] if number < len(starts) else ("sampler", proposer.propose(number).point)
+        point = {name: float(value) for name, value in (start or {}).items()}
+        problem.merger.apply(space.recipe(dict(point)))
         scores = score_split(problem.evaluator, problem.merger.model, "search")
-        study.tell(trial, sum(scores.task(task).mean for task in problem.evaluator.tasks))
-        yield trial.user_attrs.get("origin", "sampler"), point, scores
+        value = sum(scores.task(task).mean for task in problem.evaluator.tasks)
+        said = {ORIGIN: origin} if number < len(starts) else {}
+        done = optuna.trial.create_trial(
+            params=point, distributions=distributions(space), value=value, user_attrs={**said, TOLD: number}
+        )
+        study.add_trial(done)
+        yield origin, point, scores
 
 
 def near(
