@@ -26,6 +26,7 @@ from evomerge.search.trial_rows import (
     count_trials,
     fill_trial,
     finish_trial,
+    is_running,
     remove_attributes,
     start_trial,
 )
@@ -216,7 +217,7 @@ class TrialQueue:
             if trial.state != TrialState.RUNNING:
                 continue
             claim = self._claims.take_over(trial.number)
-            if claim is None:
+            if claim is None or self._has_just_ended(trial):
                 continue
             if claim.deaths < MAX_DEATHS:
                 if claim.deaths:
@@ -226,6 +227,14 @@ class TrialQueue:
             self.finish(trial, None, {REASON: why}, {})
             self._listener.note(f"trial {trial.number} {why}")
         return None
+
+    def _has_just_ended(self, trial: FrozenTrial) -> bool:
+        """Whether its worker told the trial, and so ended its claim, after this one read the study."""
+        with self._engine.begin() as connection:
+            if is_running(connection, trial._trial_id):
+                return False
+            self._claims.give_up(connection, trial.number)
+            return True
 
     def _start_waiting(self, there: Sequence[FrozenTrial]) -> FrozenTrial | None:
         for trial in there:

@@ -6,7 +6,7 @@ on the trials before it and on nothing that a process holds in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,70 +130,6 @@ def require_one_objective(name: str, context: SamplerContext) -> None:
             f"search.sampler must be one of gp, nsga2, nsga3, tpe for the objective pareto with its "
             f"{context.objectives} values, but got {name!r}, which takes one"
         )
-
-
-class TrialSeededSampler(BaseSampler):
-    """Proposes a whole point for each trial at once and notes it in the database before any of it is used.
-
-    A trial that a crash interrupted therefore goes on with the point it had.
-
-    Args:
-        factory: builds the sampler of one trial.
-        space: the box.
-        run_seed: of the run.
-    """
-
-    def __init__(self, factory: SamplerFactory, space: Space, run_seed: int) -> None:
-        self._factory = factory
-        self._space = space
-        self._run_seed = run_seed
-        self._distributions = distributions(space)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space."""
-        return self._distributions
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """A point with an entry for each dimension of its method; the noted one where the trial has one."""
-        attributes = study._storage.get_trial_system_attrs(trial._trial_id)
-        if ENQUEUED in attributes:
-            return dict(attributes[ENQUEUED])
-        if PROPOSAL not in attributes:
-            attributes[PROPOSAL] = self._propose(study, trial)
-            study._storage.set_trial_system_attr(trial._trial_id, PROPOSAL, attributes[PROPOSAL])
-        return dict(attributes[PROPOSAL])
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A single dimension on its own; only trials enqueued without it need one."""
-        return self._build(study, trial).sample_independent(study, trial, param_name, param_distribution)
-
-    def _build(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
-        return self._factory(SamplerContext(self._run_seed, trial.number, self._distributions, len(study.directions)))
-
-    def _propose(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        sampler = self._build(study, trial)
-        known = sampler.infer_relative_search_space(study, trial)
-        point = sampler.sample_relative(study, trial, known) if known else {}
-
-        def fill(names: Sequence[str]) -> None:
-            for name in names:
-                if name not in point:
-                    point[name] = sampler.sample_independent(study, trial, name, self._distributions[name])
-
-        several = len(self._space.methods) > 1
-        if several:
-            fill([METHOD])
-        names = [dimension.name for dimension in self._space.dimensions(point[METHOD] if several else self._only)]
-        fill(names)
-        return {name: point[name] for name in ([METHOD] if several else []) + names}
-
-    @property
-    def _only(self) -> str:
-        return self._space.methods[0]
 
 
 def finished_trials(study: optuna.Study, before: int | None = None) -> list[FrozenTrial]:

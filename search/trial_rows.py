@@ -89,6 +89,12 @@ def start_trial(connection: Connection, trial_id: int) -> bool:
     return started.rowcount == 1
 
 
+def is_running(connection: Connection, trial_id: int) -> bool:
+    """Whether a trial is under way."""
+    state = connection.execute(select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)).scalar_one()
+    return bool(state == TrialState.RUNNING)
+
+
 def fill_trial(connection: Connection, trial_id: int, content: TrialContent) -> None:
     """Give a trial parameters that it does not have yet, and attributes in place of those it has."""
     rows = [

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 from evomerge.errors import InterruptedRunError
 from evomerge.search import proposals
 from evomerge.search.claims import Claims
 from evomerge.search.lease import Lease, LostLeaseError
+from evomerge.search.queue import TrialQueue
 from evomerge.search.sampling import SAMPLERS, finished_trials
 from evomerge.search.storage import open_storage, sqlite_url
 from evomerge.search.study import NOTES, REASON, TOLD
@@ -118,6 +120,21 @@ def test_a_kill_before_any_transaction_of_a_trial_changes_nothing(commit: int, t
     last = ToyRun(tmp_path / "killed", small, sizes=SIZES)
     last.run(3)
     assert last.history() == whole.history()
+
+
+def test_a_trial_that_ends_while_another_worker_looks_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ToyRun(tmp_path, config("random"), sizes=SIZES)
+    run.run(4)
+    trials = run.study.get_trials()
+    trials[3].state = TrialState.RUNNING
+    monkeypatch.setattr(run.study, "get_trials", lambda **options: trials)
+    workers = Workers(run.storage.engine, "toy")
+    proposer: Any = None
+    waiting = TrialQueue(run.study, run.problem.space, run.ledger, proposer, workers, run.listener, lambda: None)
+    assert waiting.take(4, lambda done: "") is None
+    assert Claims(run.storage.engine, "toy", workers).of(3) is None
 
 
 def test_an_interrupted_worker_leaves_its_trial_in_good_order(tmp_path: Path) -> None:
