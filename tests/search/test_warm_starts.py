@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from evomerge.engine.method import METHODS
+from evomerge.engine.reference import reference_merge
 from evomerge.errors import InputError
 from evomerge.search.mirror import whole_point
 from evomerge.search.study import NOTES, ORIGIN
@@ -104,6 +107,21 @@ def test_a_sweep_of_shares_is_left_out(method: str, options: dict[str, Any], swe
     points, _ = warm_starts(space, ["a", "b"], ["sweep"])
     assert len(points) == swept
     assert len({space.recipe(point).digest for point in points.values() if point}) == swept
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS.names() if "weight" in {spec.name for spec in METHODS.get(name).parameters}]
+)
+def test_shares_are_where_a_common_factor_changes_nothing(method: str) -> None:
+    base, *experts = torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(0))
+    parameters = METHODS.get(method).parameters
+    numbers = {spec.name: [spec.default] * 2 if spec.per_expert else spec.default for spec in parameters}
+    low, high = (
+        reference_merge(method, base, dict(zip("ab", experts, strict=True)), {**numbers, "weight": [weight] * 2})
+        for weight in (0.2, 0.6)
+    )
+    points, _ = warm_starts(toy_space(config(merge={"method": method})), ["a", "b"], ["sweep"])
+    assert bool(points) != torch.allclose(low, high, atol=1e-6)
 
 
 @pytest.mark.parametrize("commit", range(0, 14, 3))
