@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.materialize import Merger
-from evomerge.engine.method import METHODS, validate
 from evomerge.engine.model import choose_device
 from evomerge.engine.recipe import Group, Recipe
 from evomerge.evaluators import Evaluator, make_evaluator
 from evomerge.search.config import SearchConfig
 from evomerge.search.constraints import check_references
+from evomerge.search.merges import merges_of
 from evomerge.search.samplers.making import make_sampler
 from evomerge.search.sampling import SamplerContext, choose_sampler, distributions
 from evomerge.search.warm_starts import check_warm_starts
 from evomerge.sizes import parse_size
-from evomerge.spaces import Merge, Space
+from evomerge.spaces import Space
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda lin
     Raises:
         InputError: when anything of the configuration, the models or the tasks is wrong; nothing has been written.
     """
-    merges = [_merge(config, method) for method in config.merge.method]
+    merges = merges_of(config)
     check_warm_starts(config.search.warm_start)
     check_references(config.evaluate, [expert.name for expert in config.models.experts])
     choose_device(config.runtime.device)
@@ -100,22 +100,6 @@ def reference_recipes(config: SearchConfig) -> dict[str, Recipe]:
     if len(experts) > 1:
         found["uniform"] = recipe("linear", dict.fromkeys(experts, 1.0))
     return found
-
-
-def _merge(config: SearchConfig, name: str) -> Merge:
-    method = METHODS.get(name)
-    validate(method, {}, config.merge.options, [expert.name for expert in config.models.experts])
-    template = Recipe(
-        base=config.models.base,
-        experts=config.models.experts,
-        method=name,
-        options=config.merge.options,
-        dtype=config.merge.dtype,
-        tokenizer=config.merge.tokenizer,
-        allow_nonfinite=config.merge.allow_nonfinite,
-        seed=config.search.seed,
-    )
-    return Merge(template, method.parameters)
 
 
 def _check_sampler(config: SearchConfig, space: Space) -> None:
