@@ -50,6 +50,9 @@ class Judge:
         scorer: scores.
         bounds: the constraints, on `search`.
         listener: is told of decisions.
+
+    Attributes:
+        ledger, scorer: those given.
     """
 
     def __init__(
@@ -66,8 +69,8 @@ class Judge:
         self._tasks = problem.evaluator.tasks
         self._config = problem.config.evaluate
         self._study = study
-        self._ledger = ledger
-        self._scorer = scorer
+        self.ledger = ledger
+        self.scorer = scorer
         self._bounds = bounds
         self._listener = listener
         self._totals = Counter(document.task for document in problem.evaluator.documents("search"))
@@ -83,7 +86,7 @@ class Judge:
             CandidateError: when the candidate cannot be built or scored.
             InterruptedRunError: when somebody asked to stop; what is scored is kept.
         """
-        history = History(self._problem, self._study, self._ledger, number, self._cache)
+        history = History(self._problem, self._study, self.ledger, number, self._cache)
         candidate = Candidate(recipe, number, spent, history)
         try:
             return self._by_proxy(candidate) if self._evaluator.proxies else self._by_metric(candidate)
@@ -124,7 +127,7 @@ class Judge:
         """Rung by rung, as long as the candidate may be the best; beyond a subset only if it would lead."""
         rungs, is_subset = self._rungs(candidate.history)
         scores = Scores()
-        climb = self._scorer.climb(candidate.recipe, rungs, "search", candidate.number, candidate.spent)
+        climb = self.scorer.climb(candidate.recipe, rungs, "search", candidate.number, candidate.spent)
         for look, scores in enumerate(climb):
             why = self._why_stop(candidate.history, scores, look, is_subset) if look < len(rungs) - 1 else ""
             if why:
@@ -176,7 +179,7 @@ class Judge:
 
     def _scores(self, candidate: Candidate, rungs: Rungs, proxied: Collection[str] = ()) -> Scores:
         scores = Scores()
-        for scores in self._scorer.climb(  # noqa: B007
+        for scores in self.scorer.climb(  # noqa: B007
             candidate.recipe, rungs, "search", candidate.number, candidate.spent, proxied
         ):
             pass

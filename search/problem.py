@@ -49,7 +49,7 @@ def build_problem(config: SearchConfig, tell: Callable[[str], None] = lambda lin
         InputError: when anything of the configuration, the models or the tasks is wrong; nothing has been written.
     """
     merges = merges_of(config)
-    check_warm_starts(config.search.warm_start)
+    check_warm_starts(config.search.warm_start, config.merge.method, [each.name for each in config.models.experts])
     check_references(config.evaluate, [expert.name for expert in config.models.experts])
     choose_device(config.runtime.device)
     limit = config.runtime.memory_limit

@@ -62,7 +62,7 @@ class TrialLoop:
         self._space = problem.space
         self._study = study
         self._judge = judge
-        self._ledger = judge._ledger
+        self._ledger = judge.ledger
         self._listener = listener
         self._stop = stop
         self._stale = stale
@@ -153,7 +153,7 @@ class TrialLoop:
         from evomerge.search.gradient import GradientStart
 
         began = time.perf_counter()
-        start = GradientStart(self._problem, self._study, self._ledger, self._judge._scorer, self._listener, self._stop)
+        start = GradientStart(self._problem, self._study, self._ledger, self._judge.scorer, self._listener, self._stop)
         point = start.point(trial.number)
         if point is None:
             return queue.propose_for(trial, "the gradient found nothing better: the sampler proposes in its place")
