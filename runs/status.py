@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
+from evomerge.evaluators.types import Scores
 from evomerge.runs.run import Run
+from evomerge.search.archive import members
 from evomerge.search.pareto import front
 from evomerge.search.stopping import STOPPED
 from evomerge.search.study import (
     CONSTRAINTS,
+    DIGEST,
     NOISE,
     PROXY,
     PRUNED,
+    SAMPLER,
     SECONDS,
     SUBSET,
     TASKS,
@@ -35,7 +39,7 @@ def status(run: Run) -> dict[str, Any]:
         {name, state: running | stopped | finished, trials: {complete, pruned, failed, running, total}, best: {number,
         objective, split, tasks: {task: {metric, search, select, report}}, feasible, constraints, estimated} or None,
         baselines: {name: objective}, documents: {scored, full}, seconds: {merge, score, sampler, total}}, and where
-        there is one `front`, `proxy`, `subset`, `shrinkage` and `stopped`.
+        there is one `front`, `niches`, `proxy`, `subset`, `shrinkage` and `stopped`.
 
         Once the search has ended, the objectives of best and baselines are those on the untouched documents, before
         that best's is on `search` (see `split`), and so are its constraints: {name: {kept, violation}}, with {bound,
@@ -124,6 +128,8 @@ def _where_there_is_one(run: Run) -> dict[str, Any]:
         told["shrinkage"] = run.result["shrinkage"]
     if STOPPED in run.study.user_attrs:
         told["stopped"] = run.study.user_attrs[STOPPED]
+    if run.study.user_attrs.get(SAMPLER) == "niches":
+        told["niches"] = _niches(run)
     if PROXY in run.study.user_attrs:
         told["proxy"] = run.study.user_attrs[PROXY]
     if SUBSET in run.study.user_attrs:
@@ -141,6 +147,15 @@ def _front(run: Run) -> list[dict[str, Any]]:
         {"number": trial.number, "tasks": {task: told["value"] for task, told in trial.user_attrs[TASKS].items()}}
         for trial in members
     ]
+
+
+def _niches(run: Run) -> list[dict[str, Any]]:
+    """The archive of different skills, the fittest first, as `search.archive.members` tells them."""
+
+    def scores(trial: FrozenTrial) -> Scores:
+        return Scores(tuple(run.ledger.scores(str(trial.user_attrs.get(DIGEST)), "search")))
+
+    return members(run.study, scores, study_tasks(run.study), **run.config.search.sampler_options)
 
 
 def _seconds(trials: list[FrozenTrial]) -> dict[str, float]:
