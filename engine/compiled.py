@@ -74,9 +74,27 @@ class Launcher:
         if self._worth is None or written < self._worth or form.by_row or out.shape[0] < 2:
             run_eagerly(form, out, chunks, numbers)
         elif key in self._kernels:
-            self._kernels[key](out, chunks, numbers)
+            self._run(key, form, out, chunks, numbers)
         else:
             self._compile(key, form, out, chunks, numbers)
+
+    def _run(
+        self,
+        key: object,
+        form: Form,
+        out: torch.Tensor,
+        chunks: Sequence[torch.Tensor],
+        numbers: Sequence[torch.Tensor],
+    ) -> None:
+        """Run a compiled kernel, where the compiler has one that fits these places in memory or may make one.
+
+        It specializes on where `out` begins in its arena, and takes a few such places before it gives up: rows that
+        recipes leave out (experts with weight 0) make many.
+        """
+        try:
+            self._kernels[key](out, chunks, numbers)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
+            run_eagerly(form, out, chunks, numbers)
 
     def _compile(
         self,
@@ -189,3 +207,4 @@ def vectorizing_compiler() -> str | None:
 def keep_compiled_kernels() -> None:
     """Have the compiler keep what it makes in the user's cache, unless TORCHINDUCTOR_CACHE_DIR names a place."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "kernels"))
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)  # it warns of each limit that `Launcher` handles

@@ -71,3 +71,14 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert vectorizing_compiler() is None
     vectorizing_compiler.cache_clear()
+
+
+def test_what_the_compiler_makes_no_more_kernels_for_is_merged_eagerly(tensors):
+    launcher = Launcher(worth=0)
+    merge(tensors, launcher)
+
+    def gives_up(*args: object) -> None:
+        raise torch._dynamo.exc.FailOnRecompileLimitHit("the limit is reached")
+
+    launcher._kernels = dict.fromkeys(launcher._kernels, gives_up)
+    assert torch.equal(merge(tensors, launcher, weight=0.7), merge(tensors, Launcher(None), weight=0.7))
