@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -46,9 +47,9 @@ class Model:
     """
 
     def __init__(self, dimensions: Sequence[Dimension], trials: Sequence[FrozenTrial], values: Floats) -> None:
-        self._dimensions, self._trials = dimensions, list(trials)
+        self._trials = list(trials)
         self.features = features_of(tuple(dimensions))
-        self.points = np.array([unit_point(dimensions, trial.params) for trial in trials])
+        self.points = np.array([_point_of(tuple(dimensions), trial) for trial in trials])
         self._mapped = self.features(self.points)
         self.errors = np.array([stderr_of(trial) for trial in trials])
         self.values = values
@@ -126,7 +127,7 @@ def beliefs(study: optuna.Study, space: Space, tasks: Sequence[TaskMetric]) -> M
 
 def of_method(space: Space, method: str, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials of one method that have all of its numbers, in their order."""
-    names = {dimension.name for dimension in numbers_of(space, method)}
+    names = _names(space, method)
     several = len(space.methods) > 1
     return [
         trial
@@ -135,9 +136,15 @@ def of_method(space: Space, method: str, trials: Sequence[FrozenTrial]) -> list[
     ]
 
 
+@lru_cache(maxsize=16)
 def numbers_of(space: Space, method: str) -> tuple[Dimension, ...]:
     """The numbers of a method that every candidate has: no gates, and nothing that depends on one."""
     return tuple(each for each in space.dimensions(method) if not each.is_gate and each.parameter != SCALE)
+
+
+@lru_cache(maxsize=16)
+def _names(space: Space, method: str) -> frozenset[str]:
+    return frozenset(dimension.name for dimension in numbers_of(space, method))
 
 
 def stderr_of(trial: FrozenTrial) -> float:
@@ -151,15 +158,24 @@ def unit_point(dimensions: Sequence[Dimension], params: Mapping[str, float]) -> 
     return np.array([(params[each.name] - each.low) / (each.high - each.low) for each in dimensions])
 
 
-_features: dict[tuple[Dimension, ...], Features] = {}
 _fits: dict[tuple[bytes, ...], Surrogate] = {}
+_points: dict[tuple[int, int], tuple[Mapping[str, float], tuple[Dimension, ...], Floats]] = {}
 
 
+@lru_cache(maxsize=16)
 def features_of(dimensions: tuple[Dimension, ...]) -> Features:
     """The features of some dimensions, made once."""
-    if dimensions not in _features:
-        _features[dimensions] = Features(dimensions)
-    return _features[dimensions]
+    return Features(dimensions)
+
+
+def _point_of(dimensions: tuple[Dimension, ...], trial: FrozenTrial) -> Floats:
+    """The trial's point, computed once for each trial that Optuna keeps in memory."""
+    key = id(trial.params), id(dimensions)  # both are kept with the point, so that no other object takes their places
+    if key not in _points:
+        if len(_points) > 4096:
+            _points.clear()
+        _points[key] = trial.params, dimensions, unit_point(dimensions, trial.params)
+    return _points[key][2]
 
 
 def fitted(mapped: Floats, level: NDArray[np.intp], values: Floats, errors: Floats) -> Surrogate:

@@ -162,7 +162,7 @@ class Curriculum:
                 self._models[method] = model
         return self._models[method]
 
-    def _stages(self, method: str) -> list[Stage]:
+    def _stages(self, method: str) -> tuple[Stage, ...]:
         return stages(numbers_of(self._space, method))
 
     def _best_method(self) -> str:

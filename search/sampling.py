@@ -6,7 +6,7 @@ on the trials before it and on nothing that a process holds in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,7 +136,12 @@ def finished_trials(study: optuna.Study, before: int | None = None) -> list[Froz
     """The finished trials, failed ones included, in the order in which they were told; all, or those below a number."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     below = [trial for trial in trials if before is None or trial.number < before]
-    return sorted(below, key=lambda trial: (trial.user_attrs.get(TOLD, trial.number), trial.number))
+    return in_order_of_telling(below)
+
+
+def in_order_of_telling(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Finished trials in the order in which they were told; with one worker that of their numbers."""
+    return sorted(trials, key=lambda trial: (trial.user_attrs.get(TOLD, trial.number), trial.number))
 
 
 def proposed_trials(study: optuna.Study, before: int | None = None) -> list[FrozenTrial]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,8 @@ class Stage:
 BLOCKS = 3
 
 
-def stages(dimensions: Sequence[Dimension]) -> list[Stage]:
+@lru_cache(maxsize=16)
+def stages(dimensions: tuple[Dimension, ...]) -> tuple[Stage, ...]:
     """The stages for the dimensions of one method, each of more numbers than the one before; the last has them all.
 
     One number for each parameter and expert; one for each block of layers and module group; cosines over depth for each
@@ -59,7 +61,7 @@ def stages(dimensions: Sequence[Dimension]) -> list[Stage]:
     for stage in found:
         if stage.size < size and all(stage.size > other.size for other in kept):
             kept.append(stage)
-    return [*kept, Stage("every number", np.eye(size), np.zeros(size), is_global=not kept)]
+    return (*kept, Stage("every number", np.eye(size), np.zeros(size), is_global=not kept))
 
 
 def _block(dimension: Dimension) -> int:

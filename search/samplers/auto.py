@@ -13,7 +13,7 @@ from evomerge.search.beliefs import numbers_of
 from evomerge.search.curriculum import Curriculum
 from evomerge.search.samplers.nsga2 import nsga2
 from evomerge.search.samplers.whole import WholePointSampler
-from evomerge.search.sampling import SamplerContext, finished_trials, require_one_objective, sampler
+from evomerge.search.sampling import SamplerContext, in_order_of_telling, require_one_objective, sampler
 from evomerge.search.study import trial_objective
 from evomerge.spaces import METHOD, Space
 
@@ -45,12 +45,9 @@ class CurriculumSampler(WholePointSampler):
                 context.explain(f"stage gates: nsga2 over all numbers and gates for the {left} trials left")
             point: dict[str, Any] = nsga2(context).sample_relative(study, trial, dict(context.distributions))
             return point
-        finished = [each for each in finished_trials(study, trial.number) if each.state == TrialState.COMPLETE]
-        running = [
-            each
-            for each in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if each.number != trial.number and each.params
-        ]
+        there = [each for each in study.get_trials(deepcopy=False) if each.number != trial.number and each.params]
+        finished = in_order_of_telling([each for each in there if each.state == TrialState.COMPLETE])
+        running = [each for each in there if each.state == TrialState.RUNNING]
         values = np.array([trial_objective(each, context.tasks) for each in finished])
         trials = turn if has_gates else context.trials
         curriculum = Curriculum(space, finished, values, running, trials, context.explain, context.keep)

@@ -52,7 +52,7 @@ def test_features_go_from_the_common_to_the_particular() -> None:
 
 def test_stages_grow_and_end_with_every_number() -> None:
     own = dimensions(layers=30)
-    found = stages(own)
+    found = stages(tuple(own))
     sizes = [stage.size for stage in found]
     assert sizes == sorted(set(sizes))
     assert [stage.name for stage in found] == [
@@ -72,7 +72,7 @@ def test_stages_grow_and_end_with_every_number() -> None:
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_space_without_anything_coarser_has_one_stage(size: int) -> None:
     own = [Dimension(f"weight[{expert}]", 0.0, 1.0, "weight", str(expert), "all", 0) for expert in range(size)]
-    (stage,) = stages(own)
+    (stage,) = stages(tuple(own))
     assert stage.is_global
     assert np.array_equal(stage.directions, np.eye(size))
 
