@@ -80,7 +80,7 @@ class GradientStart:
         self.documents = 0
 
     def point(self, number: int) -> Point | None:
-        """Where the gradient leads from the best candidate among the full trials below `number`.
+        """Where the gradient leads from the best candidate among the full trials so far.
 
         It depends on these trials, the run's seed and the models alone; after an interruption it is found again.
 
@@ -93,7 +93,7 @@ class GradientStart:
         told = self._study.user_attrs.get(GRADIENT, {})
         if told.get("trial") == number:
             return told["point"] if told["kept"] else None
-        trials = [trial for trial in full_trials(self._study) if trial.number < number]
+        trials = [trial for trial in full_trials(self._study) if trial.number != number]
         if not trials:
             self._listener.note("no gradient: no candidate has been scored in full")
             return None

@@ -15,6 +15,7 @@ from evomerge.search.ledger import Ledger
 from evomerge.search.pareto import dominates, front
 from evomerge.search.problem import Problem
 from evomerge.search.proxy import Fit, Pair, fit
+from evomerge.search.sampling import in_order_of_telling
 from evomerge.search.study import CONSTRAINTS, DIGEST, full_trials, trial_violation
 
 
@@ -25,7 +26,7 @@ class History:
         problem: says what is measured.
         study: with the trials.
         ledger: with their document scores.
-        number: of the trial to decide on; only trials with lower numbers count.
+        number: of the trial to decide on; all others that are finished count, in the order of telling.
         cache: of scores by recipe digest, kept by the caller over trials.
     """
 
@@ -37,7 +38,7 @@ class History:
         self._kind = problem.config.evaluate.objective
         self._ledger = ledger
         self._cache = cache
-        self.full = [trial for trial in full_trials(study) if trial.number < number]
+        self.full = [trial for trial in in_order_of_telling(full_trials(study)) if trial.number != number]
 
     def scores(self, trial: FrozenTrial) -> Scores:
         """All the trial's document scores on `search`, those by stand-ins included."""
