@@ -12,7 +12,7 @@ response theory has (Reckase, Multidimensional Item Response Theory, 2009, equat
 The networks are an ensemble, each trained on its own bootstrap sample of the candidates; s1 is their mean less
 `CAUTION` standard deviations, and less `DISTRUST` times the square of what the candidate lies farther than `TRUSTED`
 from all recorded ones (root mean square over the weights, in units of their range): networks make peaks where there
-are no data, and a peak claimed .34 away had .73 on the landscape and .46 with the models. An outcome is drawn with a number that is
+are no data, and a peak .34 away claimed .73 and had .46 with the models. An outcome is drawn with a number that is
 hashed from (seed, candidate, document): who is scored twice gets the same.
 
 The recordings are made by benchmarks/record.py: without options; and with `--series random:per_layer:160 --seed 1`. A
