@@ -13,14 +13,17 @@ from optuna.trial import FrozenTrial
 from scipy.stats import norm
 
 from evomerge.evaluators import TaskMetric
+from evomerge.evaluators.types import titles
 from evomerge.search.features import Features, Floats
-from evomerge.search.study import CONSTRAINTS, STDERR, complete_trials, is_estimated, trial_objective
+from evomerge.search.study import CONSTRAINTS, STDERR, TASKS, complete_trials, is_estimated, trial_objective
 from evomerge.search.surrogate import Posterior, Surrogate
 from evomerge.spaces import METHOD, Dimension, Space
 from evomerge.spaces.stack import SCALE
 
 AT_LEAST = 6  # trials that a surrogate is fitted to
+PARTS = 6  # tasks that have a surrogate each
 NEWEST = 200  # of them that it takes; of older ones the best
+ESTIMATES = 1.5  # estimates of stopped candidates are off by so many times their standard error
 GROWTH = 1.15  # hyperparameters are fitted again when there are so many times more
 
 
@@ -40,57 +43,70 @@ class Model:
     Args:
         dimensions: of the method.
         trials: finished ones that have all of them as parameters, in the order of telling.
-        values: their objectives.
+        values: their objectives, N.
+        tasks: what is measured. Where the objective is the tasks' mean, each task has a surrogate of its own, since it
+            is a simpler function of the numbers than the mean.
 
     Attributes:
         points: N x D in unit coordinates.
     """
 
-    def __init__(self, dimensions: Sequence[Dimension], trials: Sequence[FrozenTrial], values: Floats) -> None:
+    def __init__(
+        self,
+        dimensions: Sequence[Dimension],
+        trials: Sequence[FrozenTrial],
+        values: Floats,
+        tasks: Sequence[TaskMetric] = (),
+    ) -> None:
         self._trials = list(trials)
         self.features = features_of(tuple(dimensions))
         self.points = np.array([_point_of(tuple(dimensions), trial) for trial in trials])
         self._mapped = self.features(self.points)
         self.errors = np.array([stderr_of(trial) for trial in trials])
-        self.values = values
-        self._fitted = self._surrogate(values, self.errors)
-        self._surrogates = {"": self._fitted, **self._of_constraints()}
+        columns, self._shares = parts_of(trials, values, tasks)
+        errors = self.errors / float(np.sqrt((self._shares**2).sum()))
+        self._parts = [self._surrogate(column, errors) for column in columns.T]
+        self._bounds = self._of_constraints()
 
     def believe_in(self, points: Floats) -> None:
         """Take candidates under way, n x D, to come out as expected."""
         if len(points):
             mapped = self.features(points)
-            self._surrogates = {name: each.with_pending(mapped) for name, each in self._surrogates.items()}
+            self._parts = [each.with_pending(mapped) for each in self._parts]
+            self._bounds = [each.with_pending(mapped) for each in self._bounds]
 
     def posterior(self, points: Floats) -> Posterior:
         """Of the objective at points [n, D]."""
-        return self._surrogates[""].posterior(self.features(points))
+        return self._posterior(self.features(points))
 
     def observed(self) -> Posterior:
         """Of the objective at the trials' own points."""
-        return self._surrogates[""].posterior(self._mapped)
+        return self._posterior(self._mapped)
 
     def feasible(self, points: Floats) -> Floats:
         """The probability at points [n, D] that all constraints are kept (Gardner et al. 2014, section 3.2)."""
         mapped = self.features(points)
         chance = np.ones(len(points))
-        for name, surrogate in self._surrogates.items():
-            if name:
-                found = surrogate.posterior(mapped)
-                chance *= norm.cdf(-found.mean / found.sd)
+        for surrogate in self._bounds:
+            found = surrogate.posterior(mapped)
+            chance *= norm.cdf(-found.mean / found.sd)
         return chance
 
-    def _of_constraints(self) -> dict[str, Surrogate]:
+    def _posterior(self, mapped: Floats) -> Posterior:
+        found = [each.posterior(mapped) for each in self._parts]
+        mean = sum(share * each.mean for share, each in zip(self._shares, found, strict=True))
+        variance = sum((share * each.sd) ** 2 for share, each in zip(self._shares, found, strict=True))
+        return Posterior(np.asarray(mean), np.sqrt(variance))
+
+    def _of_constraints(self) -> list[Surrogate]:
         names = {name for trial in self._trials for name in trial.user_attrs.get(CONSTRAINTS, {})}
-        found = {}
+        found = []
         for name in sorted(names):
             there = [trial.user_attrs.get(CONSTRAINTS, {}).get(name, np.nan) for trial in self._trials]
             violations = np.array(there, dtype=np.float64)
             known = ~np.isnan(violations)
             if known.sum() >= AT_LEAST:
-                found[f"constraint {name}"] = self._surrogate(
-                    violations[known], self.errors[known], self._mapped[known]
-                )
+                found.append(self._surrogate(violations[known], self.errors[known], self._mapped[known]))
         return found
 
     def _surrogate(self, values: Floats, errors: Floats, mapped: Floats | None = None) -> Surrogate:
@@ -101,6 +117,24 @@ class Model:
         first = fitted(mapped[:early], self.features.level, values[:early], errors[:early])
         chosen = _informative(values)
         return Surrogate(mapped[chosen], self.features.level, values[chosen], errors[chosen], like=first)
+
+
+def parts_of(
+    trials: Sequence[FrozenTrial], values: Floats, tasks: Sequence[TaskMetric]
+) -> tuple[Floats, NDArray[np.float64]]:
+    """The signed scores of N trials in T tasks, [N, T], and the share of each in the objective, [T].
+
+    Where the objective is not their mean by weight, or they are more than `PARTS`: the objective itself, T = 1.
+    """
+    counted = [(title, task) for title, task in zip(titles(tasks), tasks, strict=True) if task.weight > 0]
+    if 1 < len(counted) <= PARTS and all(TASKS in trial.user_attrs for trial in trials):
+        told = [trial.user_attrs[TASKS] for trial in trials]
+        columns = np.array([[task.sign * float(each[title]["value"]) for title, task in counted] for each in told])
+        shares = np.array([task.weight for _, task in counted])
+        shares = shares / shares.sum()
+        if np.allclose(columns @ shares, values, atol=1e-6):
+            return columns, shares
+    return values[:, None], np.ones(1)
 
 
 def beliefs(study: optuna.Study, space: Space, tasks: Sequence[TaskMetric]) -> Mapping[int, Belief]:
@@ -117,7 +151,7 @@ def beliefs(study: optuna.Study, space: Space, tasks: Sequence[TaskMetric]) -> M
         if len(own) < AT_LEAST or not dimensions:
             found |= {t.number: Belief(float(value), stderr_of(t)) for t, value in zip(own, values, strict=True)}
             continue
-        seen = Model(dimensions, own, values).observed()
+        seen = Model(dimensions, own, values, tasks).observed()
         found |= {
             trial.number: Belief(float(mean), float(sd))
             for trial, mean, sd in zip(own, seen.mean, seen.sd, strict=True)
@@ -149,7 +183,7 @@ def _names(space: Space, method: str) -> frozenset[str]:
 
 def stderr_of(trial: FrozenTrial) -> float:
     """Of the trial's value as an estimate of its full score; infinite ones count as 1, the width of a metric."""
-    stderr = float(trial.user_attrs.get(STDERR, 1.0)) if is_estimated(trial) else 0.0
+    stderr = ESTIMATES * float(trial.user_attrs.get(STDERR, 1.0)) if is_estimated(trial) else 0.0
     return min(stderr, 1.0)
 
 
@@ -182,7 +216,7 @@ def fitted(mapped: Floats, level: NDArray[np.intp], values: Floats, errors: Floa
     """A surrogate with hyperparameters of its own, from the latest few that were fitted where it is among them."""
     key = (mapped.tobytes(), level.tobytes(), values.tobytes(), errors.tobytes())
     if key not in _fits:
-        if len(_fits) > 32:
+        if len(_fits) > 64:
             del _fits[next(iter(_fits))]
         _fits[key] = Surrogate(mapped, level, values, errors)
     return _fits[key]

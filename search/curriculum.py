@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import qmc
 
+from evomerge.evaluators import TaskMetric
 from evomerge.search.acquisition import Proposal, expected_improvement, propose
 from evomerge.search.beliefs import AT_LEAST, Model, numbers_of, of_method, unit_point
 from evomerge.search.features import Floats
@@ -21,6 +24,7 @@ WORTH = 0.1  # of the noise: a stage whose candidates promise less improvement i
 PATIENCE = 2  # candidates in a row that promise too little
 BOLDNESS = 2.5  # a surrogate is too sure of itself where it has few points for many numbers
 BASES = 5  # good points that candidates start from
+SPREAD = 3  # points for each number of the first stage, spread evenly before the surrogate is asked
 SHARE = 0.4  # of the trials left that a stage may use, unless it is the last
 
 
@@ -33,14 +37,15 @@ class Step:
         name: of the stage.
         begun: number of the stage's first trial.
         method: of the candidate.
-        improvement: how much better than the best the candidate was expected to be.
+        improvement: how much better than the best the candidate was expected to be; None: it is one of the points that
+            the first stage is spread over with.
     """
 
     index: int
     name: str
     begun: int
     method: str
-    improvement: float
+    improvement: float | None
 
 
 class Choice(NamedTuple):
@@ -62,8 +67,10 @@ class Curriculum:
         space: to search.
         finished: trials with values, in the order of telling.
         values: their objectives.
+        tasks: what is measured.
         running: other trials under way.
         trials: how many there will be in all.
+        seed: of the run.
         explain: is told of decisions, in one line each.
         keep: is told what to keep with the trial.
     """
@@ -73,14 +80,17 @@ class Curriculum:
         space: Space,
         finished: Sequence[FrozenTrial],
         values: Floats,
+        tasks: Sequence[TaskMetric],
         running: Sequence[FrozenTrial],
         trials: int,
+        seed: int,
         explain: Callable[[str], None],
         keep: Callable[[str, Any], None],
     ) -> None:
         self._space = space
         self._finished, self._values, self._running = list(finished), values, list(running)
-        self._trials = trials
+        self._tasks = tasks
+        self._trials, self._seed = trials, seed
         self._explain, self._keep = explain, keep
         self._noise = noise_of(finished)
         self._models: dict[str, Model | None] = {}
@@ -102,19 +112,38 @@ class Curriculum:
                 break
             index, begun = index + 1, number
             self._tell(own[index], number, index + 1 == len(own), why)
-        candidates = self._space.methods if index == 0 else (method,)
-        found = {each: self._propose(each, index, generator) for each in candidates}
-        method = max(candidates, key=lambda each: found[each].improvement)
-        step = Step(index, own[index].name, begun, method, found[method].improvement)
-        self._keep(STAGE, asdict(step))
-        return Choice(method, found[method].point)
+        spread = sum(step.improvement is None for step in staged.values())
+        if index == 0 and spread < self._to_spread:
+            method = self._space.methods[spread % len(self._space.methods)]
+            point, promise = self._spread(method, spread // len(self._space.methods)), None
+        else:
+            candidates = self._space.methods if index == 0 else (method,)
+            found = {each: self._propose(each, index, generator) for each in candidates}
+            method = max(candidates, key=lambda each: found[each].improvement)
+            point, promise = found[method]
+        self._keep(STAGE, asdict(Step(index, own[index].name, begun, method, promise)))
+        return Choice(method, point)
+
+    @property
+    def _to_spread(self) -> int:
+        """How many points the first stage begins with, over all methods; a quarter of the trials at most."""
+        sizes = [self._stages(method)[0].size for method in self._space.methods]
+        return min(SPREAD * sum(sizes), self._trials // 4)
+
+    def _spread(self, method: str, place: int) -> Floats:
+        """A point of a scrambled Sobol sequence (Owen 1998) over the span of the first stage."""
+        stage = self._stages(method)[0]
+        sequence = qmc.Sobol(stage.size, scramble=True, rng=self._seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a number of points is no power of two
+            return np.asarray(stage.origin + sequence.random(place + 1)[-1] @ stage.directions)
 
     def _why_over(self, steps: Sequence[Step], begun: int, number: int) -> str:
         """Why a stage with these trials so far is over; "" where it is not."""
         share = max(int(SHARE * (self._trials - begun)), 1)
         if len(steps) >= share:
             return f"the last stage has used its share of {share} trials"
-        promises = [step.improvement for step in steps[-PATIENCE:]]
+        promises = [np.inf if step.improvement is None else step.improvement for step in steps[-PATIENCE:]]
         if len(promises) == PATIENCE and max(promises) < WORTH * self._noise:
             return f"the last stage promises {max(promises):.4f} more, below {WORTH:g} of the noise, {self._noise:.4f}"
         return ""
@@ -156,7 +185,8 @@ class Curriculum:
             self._models[method] = None
             if len(own) >= AT_LEAST:
                 dimensions = numbers_of(self._space, method)
-                model = Model(dimensions, own, np.array([known[trial.number] for trial in own]))
+                values = np.array([known[trial.number] for trial in own])
+                model = Model(dimensions, own, values, self._tasks)
                 pending = of_method(self._space, method, self._running)
                 model.believe_in(np.array([unit_point(dimensions, trial.params) for trial in pending]))
                 self._models[method] = model

@@ -116,7 +116,7 @@ class Stopping:
         for method in space.methods:
             own, dimensions = of_method(space, method, complete), numbers_of(space, method)
             if len(own) >= AT_LEAST and dimensions:
-                models.append(Model(dimensions, own, np.array([trial_objective(trial, tasks) for trial in own])))
+                models.append(Model(dimensions, own, np.array([trial_objective(trial, tasks) for trial in own]), tasks))
         if not models:
             return 0.0 if len(trials) >= self._trials / 2 else math.inf
         best = float(self._record(trials)[-1])

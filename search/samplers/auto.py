@@ -50,7 +50,9 @@ class CurriculumSampler(WholePointSampler):
         running = [each for each in there if each.state == TrialState.RUNNING]
         values = np.array([trial_objective(each, context.tasks) for each in finished])
         trials = turn if has_gates else context.trials
-        curriculum = Curriculum(space, finished, values, running, trials, context.explain, context.keep)
+        curriculum = Curriculum(
+            space, finished, values, context.tasks, running, trials, context.run_seed, context.explain, context.keep
+        )
         method, coordinates = curriculum.next(trial.number, np.random.default_rng(context.seed))
         point = dict(space.constant(method, {})[0])  # layers once and in order, where they can be chosen
         for each, at in zip(numbers_of(space, method), coordinates, strict=True):
