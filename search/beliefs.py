@@ -65,7 +65,13 @@ class Model:
         self.errors = np.array([stderr_of(trial) for trial in trials])
         columns, self._shares = parts_of(trials, values, tasks)
         errors = self.errors / float(np.sqrt((self._shares**2).sum()))
-        self._parts = [self._surrogate(column, errors) for column in columns.T]
+        full = columns[self.errors == 0]
+        self._warped = bool(((full >= 0) & (full <= 1)).all())
+        if self._warped:
+            inside = np.clip(columns, 0.03, 0.97)
+            self._parts = [self._surrogate(np.log(c / (1 - c)), errors / (c * (1 - c))) for c in inside.T]
+        else:
+            self._parts = [self._surrogate(column, errors) for column in columns.T]
         self._bounds = self._of_constraints()
 
     def believe_in(self, points: Floats) -> None:
@@ -94,6 +100,9 @@ class Model:
 
     def _posterior(self, mapped: Floats) -> Posterior:
         found = [each.posterior(mapped) for each in self._parts]
+        if self._warped:
+            levels = [1 / (1 + np.exp(-each.mean / np.sqrt(1 + np.pi / 8 * each.sd**2))) for each in found]
+            found = [Posterior(p, p * (1 - p) * each.sd) for p, each in zip(levels, found, strict=True)]
         mean = sum(share * each.mean for share, each in zip(self._shares, found, strict=True))
         variance = sum((share * each.sd) ** 2 for share, each in zip(self._shares, found, strict=True))
         return Posterior(np.asarray(mean), np.sqrt(variance))
