@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 # Of the logarithms of length scales (in units of features, one of which spans the box from 0 to 1), of the standard
 # deviation of the objective and of the roughness (in units of the values' own): what is likely before any is seen.
-LENGTH, LENGTH_SPREAD = np.log(0.6), 0.7
+LENGTH, LENGTH_SPREAD = np.log(1.2), 0.7
 SIGNAL_SPREAD = 0.5
 ROUGH, ROUGH_SPREAD = np.log(0.08), 0.7
 STEPS = 30
