@@ -111,26 +111,28 @@ def choose(
 
 
 def _candidates(problem: Problem, study: optuna.Study) -> list[FrozenTrial]:
-    """The trials to score again: those with the highest expected objective, or those that spread over the front.
+    """The trials to score again: in turns those that are expected to be best and those that scored best; or a front's.
 
-    What is expected (`beliefs`) is not moved far by one lucky score or vague estimate. Candidates that break a
+    What is expected (`beliefs`) is not moved far by one lucky score or vague estimate, but may be wrong about a whole
+    neighbourhood; scores are not. Of a front those that spread over it. Candidates that break a
     constraint are among them only where too few do not, and estimates without a standard error never.
     """
     tasks, count = problem.evaluator.tasks, problem.config.search.finalists
     known = [trial for trial in complete_trials(study) if not math.isnan(_discount(trial))]
     believed = beliefs(study, problem.space, tasks)
 
-    def expected(trial: FrozenTrial) -> float:
-        if trial.number in believed:
-            return believed[trial.number].mean
+    def worth(trial: FrozenTrial) -> float:
         return trial_objective(trial, tasks) - _discount(trial)
+
+    def expected(trial: FrozenTrial) -> float:
+        return believed[trial.number].mean if trial.number in believed else worth(trial)
 
     is_front = problem.config.evaluate.objective == "pareto"
     ranked = sorted(
         known,
         key=lambda trial: (
             trial_violation(trial),
-            _discount(trial) - trial_objective(trial, tasks) if is_front else -expected(trial),
+            -worth(trial) if is_front else -expected(trial),
             trial.number,
         ),
     )
@@ -140,10 +142,15 @@ def _candidates(problem: Problem, study: optuna.Study) -> list[FrozenTrial]:
     best = list(distinct.values())
     feasible = [trial for trial in best if trial_violation(trial) == 0]
     if not is_front or not feasible:
-        return best[:count]
+        return _in_turns(best, sorted(best, key=lambda trial: (trial_violation(trial), -worth(trial))))[:count]
     points = np.array([trial.values for trial in feasible]) - np.array([[_discount(trial)] for trial in feasible])
     members = front(points)  # the first of them has the highest weighted mean: the pick
     return [feasible[members[place]] for place in spread(points[members], count, first=0)]
+
+
+def _in_turns(first: Sequence[FrozenTrial], second: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials of two rankings of the same, each once."""
+    return list({trial.number: trial for pair in zip(first, second, strict=True) for trial in pair}.values())
 
 
 def _discount(trial: FrozenTrial) -> float:

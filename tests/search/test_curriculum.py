@@ -70,14 +70,12 @@ def test_the_first_stage_has_one_number_per_expert(deep: ToyRun) -> None:
 
 
 def test_it_ends_near_the_best_where_random_proposals_do_not(deep: ToyRun, tmp_path: Path) -> None:
-    random = searched(tmp_path, 60, space=DEEP, search={"sampler": "random"})
-    found = {}
-    for name, run in (("auto", deep), ("random", random)):
-        believed = beliefs(run.study, run.problem.space, run.evaluator.tasks)
-        best = max(believed, key=lambda number: believed[number].mean)
-        found[name] = truth(run, run.study.get_trials()[best].params)
-    assert found["auto"] > found["random"]
-    assert found["auto"] > 0.916  # the best there is has 11/12
+    believed = beliefs(deep.study, deep.problem.space, deep.evaluator.tasks)
+    best = max(believed, key=lambda number: believed[number].mean)
+    assert truth(deep, deep.study.get_trials()[best].params) > 0.91  # the best there is has 11/12, uniform weights 0.88
+    random = searched(tmp_path, 40, space=DEEP, search={"sampler": "random"})
+    late = {run: [truth(run, t.params) for t in run.study.get_trials()[25:40]] for run in (deep, random)}
+    assert np.mean(late[deep]) > np.mean(late[random]) + 0.02
 
 
 def test_beliefs_are_nearer_to_the_truth_than_scores(deep: ToyRun) -> None:

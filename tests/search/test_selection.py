@@ -31,12 +31,16 @@ def test_the_best_are_scored_again_and_the_pooled_documents_decide(tmp_path: Pat
         assert each.pooled == pytest.approx((2 * each.search + each.select) / 3)
 
 
-def test_a_lucky_score_does_not_make_a_finalist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finalists_are_in_turns_those_believed_in_and_those_that_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     final = Final(tmp_path)
-    lucky, *others = [final.add(weight, weight) for weight in (0.6, 0.5, 0.4, 0.3)]
-    believed = {lucky: Belief(0.1, 0.1), **{number: Belief(0.5, 0.1) for number in others}}
+    numbers = [final.add(weight, weight) for weight in (0.6, 0.55, 0.5, 0.4, 0.3)]
+    lucky, second, *others = numbers  # by their scores
+    believed = {number: Belief(0.1 * place, 0.1) for place, number in enumerate(numbers)}
     monkeypatch.setattr(selection, "beliefs", lambda study, space, tasks: believed)
-    assert {each.number for each in final.choose()} == set(others)
+    assert {each.number for each in final.choose()} == {others[-1], lucky, others[-2]}  # of three places two by belief
+    assert second not in {each.number for each in final.choose()}
     monkeypatch.setattr(selection, "beliefs", lambda study, space, tasks: {})
     assert final.choose()[0].number == lucky
 
