@@ -60,6 +60,7 @@ def problem_for(case: Path, layers: str, seed: int, batch_size: int) -> Problem:
             "evaluate.racing=false",
             f"evaluate.batch_size={batch_size}",
             f"search.seed={seed}",
+            "search.warm_start=[uniform, experts, sweep]",
         ],
     )
     return build_problem(config)
