@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from optuna.trial import TrialState
 
+from evomerge.search import beliefs as beliefs_module
 from evomerge.search.acquisition import expected_improvement, propose
 from evomerge.search.beliefs import beliefs
 from evomerge.search.curriculum import STAGE, first_stage_is_open
@@ -19,6 +20,7 @@ from evomerge.search.study import NOTES
 from evomerge.search.surrogate import Posterior
 from tests.search.toy import ToyRun, quality, toy_config, toy_space
 
+SIZES: dict[Any, int] = {"search": 100, "select": 1, "report": 1}
 DEEP = {"layers": "per_layer", "modules": ["attention", "mlp", "other"]}
 
 
@@ -32,7 +34,7 @@ class Told(Listener):
 
 def searched(folder: Path, trials: int, **sections: Any) -> ToyRun:
     search = {"sampler": "auto", "trials": trials, "seed": 1, **sections.pop("search", {})}
-    run = ToyRun(folder, toy_config(search=search, **sections), sizes={"search": 100, "select": 1, "report": 1})
+    run = ToyRun(folder, toy_config(search=search, **sections), sizes=SIZES)
     run.listener = Told()
     run.run(trials)
     return run
@@ -76,6 +78,26 @@ def test_it_ends_near_the_best_where_random_proposals_do_not(deep: ToyRun, tmp_p
     random = searched(tmp_path, 40, space=DEEP, search={"sampler": "random"})
     proposed = {run: [truth(run, t.params) for t in run.study.get_trials()[11:40]] for run in (deep, random)}
     assert max(proposed[deep]) > max(proposed[random]) + 0.02
+
+
+def test_in_every_stage_a_new_process_goes_on_as_the_old_one_would_have(deep: ToyRun, tmp_path: Path) -> None:
+    begun = {trial.user_attrs[STAGE]["begun"] for trial in deep.study.get_trials() if STAGE in trial.user_attrs}
+    assert len(begun) >= 3
+    for trials in (*sorted({first + 2 for first in begun} | begun), 60):
+        forget()
+        run = ToyRun(tmp_path, deep.config, sizes=SIZES)
+        run.run(trials)
+    assert run.history() == deep.history()
+    stages_of = [[t.user_attrs.get(STAGE) for t in each.study.get_trials()] for each in (run, deep)]
+    assert stages_of[0] == stages_of[1]
+
+
+def forget() -> None:
+    """What a process keeps in memory."""
+    beliefs_module._fits.clear()
+    beliefs_module._points.clear()
+    for cached in (beliefs_module.features_of, beliefs_module.numbers_of, stages):
+        cached.cache_clear()
 
 
 def test_beliefs_are_nearer_to_the_truth_than_scores(deep: ToyRun) -> None:
