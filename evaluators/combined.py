@@ -26,12 +26,15 @@ class Combined:
         parts: two or more.
         order: the tasks' names as the configuration lists them.
 
+    Attributes:
+        parts: those given.
+
     Raises:
         InputError: two parts have a task of one name.
     """
 
     def __init__(self, parts: Sequence[Evaluator], order: Sequence[str]) -> None:
-        self._parts = tuple(parts)
+        self.parts = tuple(parts)
         self._home: dict[str, Evaluator] = {}
         for part in parts:
             for name in dict.fromkeys(task.task for task in part.tasks):
@@ -52,12 +55,12 @@ class Combined:
     @property
     def proxies(self) -> Mapping[str, TaskMetric]:
         """By task, the stand-ins of all parts."""
-        return {name: metric for part in self._parts for name, metric in part.proxies.items()}
+        return {name: metric for part in self.parts for name, metric in part.proxies.items()}
 
     @property
     def needs_reference(self) -> bool:
         """Whether a part needs it."""
-        return any(part.needs_reference for part in self._parts)
+        return any(part.needs_reference for part in self.parts)
 
     def documents(self, split: Split) -> tuple[Document, ...]:
         """The documents of a split over all tasks, in the order of `chunks`."""
@@ -73,19 +76,19 @@ class Combined:
 
     def planned(self, documents: Sequence[Document]) -> Rungs:
         """As `rungs`, for some of the documents."""
-        return _merged([part.planned(self._of(part, documents)) for part in self._parts])
+        return _merged([part.planned(self._of(part, documents)) for part in self.parts])
 
     def fingerprint(self) -> str:
         """A digest of the parts' digests."""
-        return hashlib.sha256(json.dumps([part.fingerprint() for part in self._parts]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([part.fingerprint() for part in self.parts]).encode()).hexdigest()[:32]
 
     def prompts(self, count: int) -> tuple[str, ...]:
         """The prompts of all parts."""
-        return tuple(prompt for part in self._parts for prompt in part.prompts(count))
+        return tuple(prompt for part in self.parts for prompt in part.prompts(count))
 
     def refer(self, model: PreTrainedModel) -> None:
         """Let the parts that need it take what they need of the base."""
-        for part in self._parts:
+        for part in self.parts:
             if part.needs_reference:
                 part.refer(model)
 
@@ -98,7 +101,7 @@ class Combined:
         if unknown:
             raise ValueError(f"documents must come from this evaluator, but {unknown[0]} does not")
         scores: dict[tuple[str, str], list[DocumentScore]] = {}
-        for part in self._parts:
+        for part in self.parts:
             own = self._of(part, wanted)
             for score in part.score(model, own, weights, proxy=proxy) if own else ():
                 scores.setdefault((score.task, score.document), []).append(score)

@@ -46,24 +46,29 @@ class LmEval(Planned):
         config: the tasks and how they are scored.
         tokenizer: of all candidates; it is copied.
 
+    Attributes:
+        config: the one given.
+        prepared: the tasks' requests by name.
+        responder: runs them.
+
     Raises:
         InputError: an unknown task, metric or filter, a task that does not load, a split without documents, or
             settings that do not go together.
     """
 
     def __init__(self, config: EvaluateConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._config = config
+        self.config = config
         self._tokenizer = copy.deepcopy(tokenizer)
         with quiet(), seeded(config.fewshot_seed):
             specs = load_tasks(config)
             self._tasks = task_metrics(specs)
             chat_template = chat_template_of(self._tokenizer, config)
-            self._prepared = {name: prepare(name, task, config, chat_template) for name, task in unique(specs).items()}
-            found = {name: references(task) for name, task in self._prepared.items()} if config.proxy else {}
+            self.prepared = {name: prepare(name, task, config, chat_template) for name, task in unique(specs).items()}
+            found = {name: references(task) for name, task in self.prepared.items()} if config.proxy else {}
         targets = {name: texts for name, texts in found.items() if texts is not None}
         self._proxies = {name: stand_in(name, self._tasks) for name in targets}
-        self._responder = Responder(config, self._tokenizer, self._prepared, targets)
-        super().__init__({name: prepared.documents for name, prepared in self._prepared.items()}, config)
+        self.responder = Responder(config, self._tokenizer, self.prepared, targets)
+        super().__init__({name: prepared.documents for name, prepared in self.prepared.items()}, config)
 
     @property
     def tasks(self) -> tuple[TaskMetric, ...]:
@@ -78,7 +83,7 @@ class LmEval(Planned):
     def prompts(self, count: int) -> tuple[str, ...]:
         """The texts of the first `count` documents of each task in `search`: a prompt and what may follow it."""
         texts = []
-        for prepared in self._prepared.values():
+        for prepared in self.prepared.values():
             for document in islice((d for d in prepared.documents if d.split == "search"), count):
                 texts.append(sample_text(prepared.task, prepared.requests[document.key][0]))
         return tuple(texts)
@@ -90,13 +95,13 @@ class LmEval(Planned):
         requests are run together.
         """
         digest = hashlib.sha256()
-        config = self._config
+        config = self.config
         measured = [described(task) for task in self._tasks]
         settings = [WAY, config.batch_size, config.max_length, config.generation, measured]
         digest.update(json.dumps(settings).encode())
         for chunk in (chunk for split in SPLITS for chunk in self.chunks(split)):
             for document in chunk:
-                requests = self._prepared[document.task].requests[document.key]
+                requests = self.prepared[document.task].requests[document.key]
                 content = [astuple(document), [(r.request_type, r.args, r.repeats) for r in requests]]
                 digest.update(json.dumps(content, sort_keys=True, default=str).encode())
         return digest.hexdigest()[:32]
@@ -124,27 +129,27 @@ class LmEval(Planned):
         of_task = self._by_task(wanted)
         scores: dict[tuple[str, str], list[DocumentScore]] = {}
         with quiet(), seeded(0), torch.no_grad(), watch_logits(model) as watch:
-            attached = self._responder.attach(model, weights)
+            attached = self.responder.attach(model, weights)
             try:
                 for name, together in of_task.items():
                     by_proxy = proxy and name in self._proxies
                     for score in self._score_chunk(attached, watch, together, by_proxy):
                         scores.setdefault((score.task, score.document), []).append(score)
             finally:
-                self._responder.detach()
+                self.responder.detach()
         return [score for document in wanted for score in scores[document.task, document.key]]
 
     def _score_chunk(
         self, attached: Attached, watch: LogitsWatch, chunk: Sequence[Document], by_proxy: bool
     ) -> list[DocumentScore]:
-        prepared = self._prepared[chunk[0].task]
+        prepared = self.prepared[chunk[0].task]
         reseed(_seed(chunk))
         values: list[float] = []
         try:
             if by_proxy:
-                values = self._responder.stand_in(attached, prepared, chunk)
+                values = self.responder.stand_in(attached, prepared, chunk)
             else:
-                for instance in self._responder.respond(attached, prepared, chunk):
+                for instance in self.responder.respond(attached, prepared, chunk):
                     watch.note_responses(instance.resps)
         except EvomergeError:
             raise

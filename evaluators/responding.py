@@ -151,7 +151,7 @@ class Responder:
     ) -> Sequence[tuple[float, bool] | float]:
         live, forward, limit, _ = attached
         if live.backend == "causal":
-            task = self._task_rows(attached, prepared)
+            task = self.task_rows(attached, prepared)
             answers = self._likelihoods.answers(prepared.name, task, keys, forward, limit)
             if answers is not None:
                 return [
@@ -174,7 +174,8 @@ class Responder:
         generate = continuous.generate if self._config.generation == "continuous" else generation.generate
         return generate(forward, live, requests, limit, root)
 
-    def _task_rows(self, attached: Attached, prepared: PreparedTask) -> TaskRows:
+    def task_rows(self, attached: Attached, prepared: PreparedTask) -> TaskRows:
+        """The tokens of a task's requests, made once for a tokenizer and model."""
         live = attached.live
 
         def rows() -> TaskRows:
@@ -213,7 +214,7 @@ class Responder:
         requests = [request for of_document in prepared.requests.values() for request in of_document]
         cut = live.count_cut(prepared.name, (r for r in requests if live.backend != "causal" or not _is_scored(r)))
         if live.backend == "causal":
-            rows = [row for rows in self._task_rows(attached, prepared).of_document.values() for row in rows]
+            rows = [row for rows in self.task_rows(attached, prepared).of_document.values() for row in rows]
             live.require_known(prepared.name, (row.ids for windows in rows for row in windows))
             cut += sum(any(row.cut for row in windows) for windows in rows)
         if cut:

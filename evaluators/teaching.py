@@ -99,7 +99,7 @@ class Teacher:
     def __init__(self, evaluator: Evaluator, model: PreTrainedModel) -> None:
         self.lessons: dict[str, Lesson] = {}
         self.without: dict[str, str] = {task.task: "it is scored by a function" for task in evaluator.tasks}
-        parts = evaluator._parts if isinstance(evaluator, Combined) else (evaluator,)
+        parts = evaluator.parts if isinstance(evaluator, Combined) else (evaluator,)
         for part in parts:
             if isinstance(part, LmEval):
                 self._learn(part, model)
@@ -147,16 +147,16 @@ class Teacher:
     def _learn(self, part: LmEval, model: PreTrainedModel) -> None:
         metrics = {task.task: {each.metric for each in part.tasks if each.task == task.task} for task in part.tasks}
         with quiet(), seeded(0), torch.no_grad():
-            attached = part._responder.attach(model, None)
+            attached = part.responder.attach(model, None)
             try:
-                for name, prepared in part._prepared.items():
+                for name, prepared in part.prepared.items():
                     try:
                         self.lessons[name] = _lesson(part, attached, prepared, metrics.get(name, set()))
                         del self.without[name]
                     except InputError as error:
                         self.without[name] = str(error)
             finally:
-                part._responder.detach()
+                part.responder.detach()
 
     def _run(
         self,
@@ -258,7 +258,7 @@ def _lesson(part: LmEval, attached: Attached, prepared: PreparedTask, metrics: s
     kinds = {request.request_type for requests in prepared.requests.values() for request in requests}
     if kinds == {"generate_until"}:
         return _of_references(part, attached, prepared)
-    rows = part._responder._task_rows(attached, prepared)
+    rows = part.responder.task_rows(attached, prepared)
     if kinds == {"loglikelihood_rolling"}:
         examples = {key: _text(own) for key, own in rows.of_document.items()}
     elif kinds == {"loglikelihood"} and prepared.task.OUTPUT_TYPE == "multiple_choice":
@@ -274,7 +274,7 @@ def _lesson(part: LmEval, attached: Attached, prepared: PreparedTask, metrics: s
 def _of_references(part: LmEval, attached: Attached, prepared: PreparedTask) -> Lesson:
     targets = references(prepared)
     assert targets is not None
-    delimiter = "" if part._config.apply_chat_template else prepared.task.config.target_delimiter
+    delimiter = "" if part.config.apply_chat_template else prepared.task.config.target_delimiter
     with attached.live.forgetting():
         rows = proxy_rows(attached.live, prepared, targets, delimiter)
     return Lesson(_by_length(rows), rows.ends)

@@ -181,7 +181,7 @@ class Descent:
 
     def _merge(self, point: Point) -> Recipe:
         recipe = self._space.recipe(point)
-        self._scorer._merge(recipe)
+        self._scorer.merge(recipe)
         return recipe
 
     def _count(self, task: str) -> int:

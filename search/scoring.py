@@ -116,7 +116,7 @@ class Scorer:
             return
         self._prepare()
         start = time.perf_counter()
-        self._merge(recipe)
+        self.merge(recipe)
         spent.merge += time.perf_counter() - start
         if guarded and self._guard is not None:
             start = time.perf_counter()
@@ -128,7 +128,8 @@ class Scorer:
             finally:
                 spent.score += time.perf_counter() - start
 
-    def _merge(self, recipe: Recipe) -> None:
+    def merge(self, recipe: Recipe) -> None:
+        """Write a recipe's candidate into the live model. Raises CandidateError where it cannot be built."""
         self._live = None
         try:
             self._merger.apply(recipe)
@@ -151,7 +152,7 @@ class Scorer:
         for name, recipe in reference_recipes(self._problem.config).items():
             if name.removeprefix("expert ") not in sources:
                 continue
-            self._merge(recipe)
+            self.merge(recipe)
             if name == "base" and self._evaluator.needs_reference:
                 self._evaluator.refer(self._merger.model)
             if self._guard is not None:

@@ -140,5 +140,5 @@ def test_a_named_chat_template_is_the_one_that_is_used(
     assert LmEval(config("generate", apply_chat_template=True), tokenizer).fingerprint() == plain
     named = LmEval(config("generate", apply_chat_template="short"), tokenizer)
     assert named.fingerprint() != plain
-    (request,) = named._prepared["generate"].requests[named.documents("search")[0].key]
+    (request,) = named.prepared["generate"].requests[named.documents("search")[0].key]
     assert request.args[0].startswith("[Q: ")

@@ -21,7 +21,7 @@ def likelihoods(evaluator, tokenizer, model, task, kind):
     """By document key lm-eval's log-likelihoods of its requests."""
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     found = {}
-    for key, requests in evaluator._prepared[task].requests.items():
+    for key, requests in evaluator.prepared[task].requests.items():
         answers = getattr(lm, kind)(requests, disable_tqdm=True)
         found[key] = [answer[0] if isinstance(answer, tuple) else answer for answer in answers]
     return found
@@ -34,7 +34,7 @@ def test_the_loss_of_choices_is_the_cross_entropy_over_them(config, tokenizer, m
     known = likelihoods(evaluator, tokenizer, model, "choice", "loglikelihood")
     for document, loss in zip(documents, losses, strict=True):
         scores = np.array(known[document.key])
-        gold = evaluator._prepared["choice"].requests[document.key][0].doc["gold"]
+        gold = evaluator.prepared["choice"].requests[document.key][0].doc["gold"]
         assert loss == pytest.approx(np.logaddexp.reduce(scores) - scores[gold], abs=1e-3)
 
 
@@ -44,7 +44,7 @@ def test_choices_that_are_compared_by_length_are_taught_so(config, tokenizer, mo
     losses = teacher.losses(model, documents)
     known = likelihoods(evaluator, tokenizer, model, "choice", "loglikelihood")
     for document, loss in zip(documents, losses, strict=True):
-        doc = evaluator._prepared["choice"].requests[document.key][0].doc
+        doc = evaluator.prepared["choice"].requests[document.key][0].doc
         lengths = np.array([len(choice) for choice in doc["choices"]])
         scores = np.array(known[document.key]) / lengths * lengths.mean()
         assert loss == pytest.approx(np.logaddexp.reduce(scores) - scores[doc["gold"]], abs=1e-3)
@@ -62,7 +62,7 @@ def test_the_loss_of_a_text_is_its_log_likelihood_by_length(config, tokenizer, m
         unit = teacher.lessons[task].examples[document.key].unit
         assert loss * unit == pytest.approx(-known[document.key][0], rel=1e-4)
     if task == "rolling":
-        text = evaluator._prepared[task].requests[documents[0].key][0].args[0]
+        text = evaluator.prepared[task].requests[documents[0].key][0].args[0]
         assert teacher.lessons[task].examples[documents[0].key].unit == len(tokenizer(text)["input_ids"])
 
 
