@@ -47,7 +47,7 @@ def truth(run: ToyRun, params: dict[str, Any]) -> float:
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
-    return searched(tmp_path_factory.mktemp("deep"), 60, space=DEEP)
+    return searched(tmp_path_factory.mktemp("deep"), 46, space=DEEP)
 
 
 def test_stages_follow_one_another_and_each_is_explained_in_one_line(deep: ToyRun) -> None:
@@ -83,7 +83,7 @@ def test_it_ends_near_the_best_where_random_proposals_do_not(deep: ToyRun, tmp_p
 def test_in_every_stage_a_new_process_goes_on_as_the_old_one_would_have(deep: ToyRun, tmp_path: Path) -> None:
     begun = {trial.user_attrs[STAGE]["begun"] for trial in deep.study.get_trials() if STAGE in trial.user_attrs}
     assert len(begun) >= 3
-    for trials in (*sorted({first + 2 for first in begun} | begun), 60):
+    for trials in (*sorted({first + 2 for first in begun} | begun), 46):
         forget()
         run = ToyRun(tmp_path, deep.config, sizes=SIZES)
         run.run(trials)
@@ -186,7 +186,7 @@ def test_the_sampler_is_chosen_by_objectives_dimensions_and_choices(
 def test_the_gradient_waits_for_the_first_of_several_stages(deep: ToyRun) -> None:
     trials = deep.study.get_trials()
     space = deep.problem.space
-    assert first_stage_is_open(space, trials[:12], 60)
-    assert not first_stage_is_open(space, trials, 60)
+    assert first_stage_is_open(space, trials[:12], 46)
+    assert not first_stage_is_open(space, trials, 46)
     assert not first_stage_is_open(space, trials[:12], 24)
     assert not first_stage_is_open(toy_space(toy_config(space={"layers": "uniform"})), trials[:12], 60)
