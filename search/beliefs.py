@@ -24,6 +24,7 @@ AT_LEAST = 6  # trials that a surrogate is fitted to
 PARTS = 6  # tasks that have a surrogate each
 NEWEST = 200  # of them that it takes; of older ones the best
 ESTIMATES = 1.5  # estimates of stopped candidates are off by so many times their standard error
+EDGE = 0.03  # of scores in [0, 1]: nearer to 0 and 1 log odds say more of single documents than of the candidate
 GROWTH = 1.15  # hyperparameters are fitted again when there are so many times more
 
 
@@ -66,9 +67,9 @@ class Model:
         columns, self._shares = parts_of(trials, values, tasks)
         errors = self.errors / float(np.sqrt((self._shares**2).sum()))
         full = columns[self.errors == 0]
-        self._warped = bool(((full >= 0) & (full <= 1)).all())
+        self._warped = bool(len(full) and ((full >= 0) & (full <= 1)).all())
         if self._warped:
-            inside = np.clip(columns, 0.03, 0.97)
+            inside = np.clip(columns, EDGE, 1 - EDGE)
             self._parts = [self._surrogate(np.log(c / (1 - c)), errors / (c * (1 - c))) for c in inside.T]
         else:
             self._parts = [self._surrogate(column, errors) for column in columns.T]

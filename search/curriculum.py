@@ -37,8 +37,8 @@ class Step:
         name: of the stage.
         begun: number of the stage's first trial.
         method: of the candidate.
-        improvement: how much better than the best the candidate was expected to be; None: it is one of the points that
-            the first stage is spread over with.
+        improvement: how much better than the best the candidate was expected to be; None: there was nothing to expect
+            it from, as for the points that the first stage is spread over with.
     """
 
     index: int
@@ -121,7 +121,8 @@ class Curriculum:
             found = {each: self._propose(each, index, generator) for each in candidates}
             method = max(candidates, key=lambda each: found[each].improvement)
             point, promise = found[method]
-        self._keep(STAGE, asdict(Step(index, own[index].name, begun, method, promise)))
+        told = promise if promise is not None and np.isfinite(promise) else None  # JSON has no infinity
+        self._keep(STAGE, asdict(Step(index, own[index].name, begun, method, told)))
         return Choice(method, point)
 
     @property
@@ -213,7 +214,7 @@ class Curriculum:
 
 
 def noise_of(trials: Sequence[FrozenTrial]) -> float:
-    """The standard error of a full score as that of a sample of documents: the median over the best half of trials."""
+    """The standard error of a full score as that of a sample of documents: the median over fully scored trials."""
     full = [trial for trial in trials if NOISE in trial.user_attrs and not is_estimated(trial)]
     noises = [float(trial.user_attrs[NOISE]) for trial in full]
     return float(np.median(noises)) if noises else 0.0

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from evomerge.search import beliefs as beliefs_module
 from evomerge.search.acquisition import expected_improvement, propose
-from evomerge.search.beliefs import beliefs
+from evomerge.search.beliefs import Model, beliefs, numbers_of
 from evomerge.search.curriculum import STAGE, first_stage_is_open
 from evomerge.search.listener import Listener
-from evomerge.search.sampling import choose_sampler
+from evomerge.search.sampling import choose_sampler, distributions
 from evomerge.search.stages import stages
 from evomerge.search.study import NOTES
 from evomerge.search.surrogate import Posterior
@@ -190,3 +191,25 @@ def test_the_gradient_waits_for_the_first_of_several_stages(deep: ToyRun) -> Non
     assert not first_stage_is_open(space, trials, 46)
     assert not first_stage_is_open(space, trials[:12], 24)
     assert not first_stage_is_open(toy_space(toy_config(space={"layers": "uniform"})), trials[:12], 60)
+
+
+def test_what_trials_keep_of_their_stage_is_plain_json(deep: ToyRun) -> None:
+    for trial in deep.study.get_trials():
+        json.loads(json.dumps(trial.user_attrs.get(STAGE), allow_nan=False))
+
+
+def test_scores_outside_of_0_to_1_are_modelled_as_they_are() -> None:
+    """Such as a perplexity: the same points and values, shifted by 3, are believed to be the same, shifted by 3."""
+    space = toy_space(toy_config())
+    dimensions = numbers_of(space, "task_arithmetic")
+    generator = np.random.default_rng(0)
+    points = generator.uniform(0.0, 1.2, (20, len(dimensions)))
+    values = -((points - 0.7) ** 2).sum(axis=1)
+    box = distributions(space)
+    trials = [
+        create_trial(params=dict(zip(box, map(float, point), strict=True)), distributions=box, value=float(value))
+        for point, value in zip(points, values, strict=True)
+    ]
+    low, high = Model(dimensions, trials, values - 1.5), Model(dimensions, trials, values + 3.0)
+    assert low.observed().mean + 4.5 == pytest.approx(high.observed().mean, abs=1e-6)
+    assert np.corrcoef(high.observed().mean, values)[0, 1] > 0.99
