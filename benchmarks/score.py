@@ -209,7 +209,7 @@ def differences(ours: LmEval, task: str, scores: list[Any], samples: list[dict[s
         expected = sample[score.metric]
         if not isinstance(expected, tuple):
             metric = max(metric, abs(score.value - float(expected)))
-        for instance, response in zip(ours._prepared[task].requests[score.document], sample["resps"], strict=True):
+        for instance, response in zip(ours.prepared[task].requests[score.document], sample["resps"], strict=True):
             (own,), (other,) = instance.resps, response
             if not isinstance(own, str):
                 own, other = (pair[0] if isinstance(pair, tuple) else pair for pair in (own, other))

@@ -104,7 +104,7 @@ def own(evaluator: LmEval, task: str, model: Any) -> dict[int, Any]:
     documents = evaluator.documents("search")
     for chunk in evaluator.chunks("search"):
         evaluator.score(model, chunk, "weights")
-    requests = evaluator._prepared[task].requests
+    requests = evaluator.prepared[task].requests
     return {document.index: [request.resps for request in requests[document.key]] for document in documents}
 
 

@@ -55,7 +55,7 @@ def test_a_document_is_worth_what_its_reference_and_its_end_are(
     ]
     ends = {1} | newline_tokens(tokenizer)
     for score in scores:
-        (request,) = evaluator._prepared["exact"].requests[score.document]
+        (request,) = evaluator.prepared["exact"].requests[score.document]
         wanted = value(model, tokenizer, request.args[0], f" {request.doc['answer']}", ends)
         assert score.value == pytest.approx(wanted, rel=1e-4)
         assert 0 < score.value < 1
@@ -67,7 +67,7 @@ def test_in_a_chat_nothing_stands_between_prompt_and_answer(
     settings = {"apply_chat_template": True, **PROXY}
     evaluator = LmEval(config({"task": "exact", "filter": "word"}, **settings), tokenizer)
     for score in evaluator.score(model, evaluator.documents("search")[:5], proxy=True):
-        (request,) = evaluator._prepared["exact"].requests[score.document]
+        (request,) = evaluator.prepared["exact"].requests[score.document]
         assert request.args[0].endswith("<assistant>")
         ends = {1} | newline_tokens(tokenizer)
         wanted = value(model, tokenizer, request.args[0], request.doc["answer"], ends)
@@ -123,7 +123,7 @@ def test_of_several_references_the_likeliest_counts(
     documents = evaluator.documents("search")[:5]
     ends = {1, *tokenizer.encode("z")}  # no token begins with the stop string as a whole
     for score in evaluator.score(model, documents, proxy=True):
-        (request,) = evaluator._prepared["own"].requests[score.document]
+        (request,) = evaluator.prepared["own"].requests[score.document]
         each = [value(model, tokenizer, request.args[0], f" {word}", ends) for word in request.doc["choices"]]
         assert score.value == pytest.approx(max(each), rel=1e-4)
 
@@ -159,7 +159,7 @@ def test_prompts_show_what_the_model_reads(config: Config, tokenizer: PreTrained
     prompts = evaluator.prompts(2)
     assert len(prompts) == 6
     documents = [d for d in evaluator.documents("search") if d.task == "exact"]
-    (request,) = evaluator._prepared["exact"].requests[documents[0].key]
+    (request,) = evaluator.prepared["exact"].requests[documents[0].key]
     assert prompts[2] == f"Q: {request.doc['question']}\nA: {request.doc['answer']}"
     assert random_model(0).config.vocab_size > max(tokenizer.encode(json.dumps(prompts)))
 

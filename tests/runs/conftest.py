@@ -14,7 +14,7 @@ import pytest
 from evomerge.runs.cli import main
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
-CONFIG = str(EXAMPLE / "search.yaml")
+CONFIG = str(Path(__file__).with_name("search.yaml"))
 SMALL = [
     *("--set", "evaluate.limit=40", "--set", "search.trials=13", "--set", "search.finalists=2"),
     *("--set", "search.sampler=cmaes", "--device", "cpu"),
