@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from racing import CHUNK, FIRST, ROOT, SEARCH, Series, load, table
 
-from benchmarks.racing import CHUNK, FIRST, ROOT, SEARCH, Series, load, table
 from evomerge.engine.method import METHODS
 from evomerge.engine.recipe import ModelRef, Recipe
 from evomerge.evaluators import Document, DocumentScore, Scores, TaskMetric

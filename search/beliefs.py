@@ -15,6 +15,7 @@ from scipy.stats import norm
 from evomerge.evaluators import TaskMetric
 from evomerge.evaluators.types import titles
 from evomerge.search.features import Features, Floats
+from evomerge.search.sampling import in_order_of_telling
 from evomerge.search.study import CONSTRAINTS, STDERR, TASKS, complete_trials, is_estimated, trial_objective
 from evomerge.search.surrogate import Posterior, Surrogate
 from evomerge.spaces import METHOD, Dimension, Space
@@ -153,7 +154,7 @@ def beliefs(study: optuna.Study, space: Space, tasks: Sequence[TaskMetric]) -> M
     Trials of a method of which fewer than `AT_LEAST` have one are believed as they were told, with their own error.
     """
     found: dict[int, Belief] = {}
-    trials = complete_trials(study)
+    trials = in_order_of_telling(complete_trials(study))
     for method in space.methods:
         own = of_method(space, method, trials)
         values = np.array([trial_objective(trial, tasks) for trial in own])

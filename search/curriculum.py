@@ -198,6 +198,8 @@ class Curriculum:
 
     def _best_method(self) -> str:
         """Of the trial that is believed to be the best, by Deb's rule."""
+        if len(self._space.methods) == 1:
+            return self._space.methods[0]
         tops: dict[str, float] = {}
         for method in self._space.methods:
             model = self._model(method)

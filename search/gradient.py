@@ -22,7 +22,6 @@ from evomerge.evaluators.types import titles
 from evomerge.search.bootstrap import difference_interval
 from evomerge.search.constraints import Bounds
 from evomerge.search.interrupt import StopRequest
-from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
 from evomerge.search.mirror import whole_point
 from evomerge.search.problem import Problem
@@ -50,7 +49,6 @@ class GradientStart:
     Args:
         problem: with the live model, the space and the evaluator.
         study: with the trials so far; keeps how far the steps are, so that interrupted ones go on.
-        ledger: of document scores, the scorer's.
         scorer: of the same problem.
         listener: is told, in one line, what came out.
         stop: is looked at between steps.
@@ -63,7 +61,6 @@ class GradientStart:
         self,
         problem: Problem,
         study: optuna.Study,
-        ledger: Ledger,
         scorer: Scorer,
         listener: Listener,
         stop: StopRequest,
@@ -197,12 +194,7 @@ class GradientStart:
 
     def _scores(self, recipe: Recipe, documents: Sequence[Document], trial: int) -> Scores:
         """The recipe's scores on these documents of `search`. Raises CandidateError, InterruptedRunError."""
-        scores = Scores()
-        for scores in self._scorer.climb(  # noqa: B007
-            recipe, self._problem.evaluator.planned(documents), "search", trial
-        ):
-            pass
-        return scores
+        return self._scorer.score_rungs(recipe, self._problem.evaluator.planned(documents), "search", trial)
 
     def _broken(self, before: Scores, after: Scores) -> list[str]:
         """The constraints that the start keeps and the outcome does not."""

@@ -178,12 +178,7 @@ class Judge:
         return of_full(self._tasks, scores, self._bounds, candidate.history, self._config.objective)
 
     def _scores(self, candidate: Candidate, rungs: Rungs, proxied: Collection[str] = ()) -> Scores:
-        scores = Scores()
-        for scores in self.scorer.climb(  # noqa: B007
-            candidate.recipe, rungs, "search", candidate.number, candidate.spent, proxied
-        ):
-            pass
-        return scores
+        return self.scorer.score_rungs(candidate.recipe, rungs, "search", candidate.number, candidate.spent, proxied)
 
     def _race(self, history: History, is_subset: bool) -> Race:
         if is_subset not in self._races:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from evomerge.errors import InputError
 from evomerge.evaluators import Scores, TaskMetric
 from evomerge.registry import Registry
-from evomerge.search.study import ORIGIN, TOLD
+from evomerge.search.study import TOLD
 from evomerge.spaces import METHOD, Space
 
 PROPOSAL = "evomerge:proposal"  # system attribute: a value for every dimension of the trial's method
@@ -142,17 +142,3 @@ def finished_trials(study: optuna.Study, before: int | None = None) -> list[Froz
 def in_order_of_telling(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Finished trials in the order in which they were told; with one worker that of their numbers."""
     return sorted(trials, key=lambda trial: (trial.user_attrs.get(TOLD, trial.number), trial.number))
-
-
-def proposed_trials(study: optuna.Study, before: int | None = None) -> list[FrozenTrial]:
-    """Those of them that a sampler proposed."""
-    return [trial for trial in finished_trials(study, before) if not _is_enqueued(trial)]
-
-
-def enqueued_trials(study: optuna.Study, before: int | None = None) -> list[FrozenTrial]:
-    """Those of them that were there before the sampler: the warm starts."""
-    return [trial for trial in finished_trials(study, before) if _is_enqueued(trial)]
-
-
-def _is_enqueued(trial: FrozenTrial) -> bool:
-    return ORIGIN in trial.user_attrs or ENQUEUED in trial.system_attrs

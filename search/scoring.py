@@ -56,8 +56,20 @@ class Scorer:
             CandidateError: when the candidate cannot be built or scored.
             InterruptedRunError: when somebody asked to stop; chunks that are done are kept.
         """
+        return self.score_rungs(recipe, self._evaluator.rungs(split), split, trial, spent)
+
+    def score_rungs(
+        self,
+        recipe: Recipe,
+        rungs: Rungs,
+        split: Split,
+        trial: int | None,
+        spent: Spent | None = None,
+        proxied: Iterable[str] = (),
+    ) -> Scores:
+        """The scores after the last of the rungs; arguments and errors are those of `climb`."""
         scores = Scores()
-        for scores in self.climb(recipe, self._evaluator.rungs(split), split, trial, spent):  # noqa: B007
+        for scores in self.climb(recipe, rungs, split, trial, spent, proxied):  # noqa: B007
             pass
         return scores
 

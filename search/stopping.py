@@ -80,7 +80,7 @@ class Stopping:
             return ""
         record = self._record(trials)
         gains = [expected_gain(record[:end], self._trials) for end in range(finished - _PATIENCE + 1, finished + 1)]
-        if not max(gains) < _SHARE * noise or not self._promise(trials) < _NEXT * noise:
+        if not max(gains) < _SHARE * noise or not self._promise(trials, float(record[-1])) < _NEXT * noise:
             return ""
         said = (
             f"stopped after {finished} of {self._trials} trials: the other {self._trials - finished} are expected to "
@@ -108,8 +108,8 @@ class Stopping:
         ]
         return np.maximum.accumulate(np.array(means))
 
-    def _promise(self, trials: Sequence[FrozenTrial]) -> float:
-        """The expected improvement of the most promising candidate of any method; infinite before it can be told."""
+    def _promise(self, trials: Sequence[FrozenTrial], best: float) -> float:
+        """By how much the most promising candidate of any method is expected to beat `best`; infinite where unknown."""
         space, tasks = self._problem.space, self._problem.evaluator.tasks
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         models = []
@@ -119,7 +119,6 @@ class Stopping:
                 models.append(Model(dimensions, own, np.array([trial_objective(trial, tasks) for trial in own]), tasks))
         if not models:
             return 0.0 if len(trials) >= self._trials / 2 else math.inf
-        best = float(self._record(trials)[-1])
         return max(_most_promising(model, best, len(trials)) for model in models)
 
     def _noise(self) -> float:

@@ -153,7 +153,7 @@ class TrialLoop:
         from evomerge.search.gradient import GradientStart
 
         began = time.perf_counter()
-        start = GradientStart(self._problem, self._study, self._ledger, self._judge.scorer, self._listener, self._stop)
+        start = GradientStart(self._problem, self._study, self._judge.scorer, self._listener, self._stop)
         point = start.point(trial.number)
         if point is None:
             return queue.propose_for(trial, "the gradient found nothing better: the sampler proposes in its place")

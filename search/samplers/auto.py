@@ -10,12 +10,13 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.search.beliefs import numbers_of
+from evomerge.search.box import UnitCube
 from evomerge.search.curriculum import Curriculum
 from evomerge.search.samplers.nsga2 import nsga2
 from evomerge.search.samplers.whole import WholePointSampler
 from evomerge.search.sampling import SamplerContext, in_order_of_telling, require_one_objective, sampler
 from evomerge.search.study import trial_objective
-from evomerge.spaces import METHOD, Space
+from evomerge.spaces import Space
 
 BEFORE_GATES = 0.5  # of the trials, before the choice of layers is searched, too
 
@@ -55,9 +56,9 @@ class CurriculumSampler(WholePointSampler):
         )
         method, coordinates = curriculum.next(trial.number, np.random.default_rng(context.seed))
         point = dict(space.constant(method, {})[0])  # layers once and in order, where they can be chosen
-        for each, at in zip(numbers_of(space, method), coordinates, strict=True):
-            point[each.name] = min(max(each.low + (each.high - each.low) * float(at), each.low), each.high)
-        return ({METHOD: method} if len(space.methods) > 1 else {}) | point
+        names = [each.name for each in numbers_of(space, method)]
+        cube = UnitCube("auto", {name: context.distributions[name] for name in names})
+        return point | cube.point(coordinates)
 
     @property
     def _space(self) -> Space:

@@ -148,7 +148,7 @@ class Run:
         self.listener = Notes()
         self.stop = stop or StopRequest()
         self.scorer = Scorer(problem, self.ledger, self.listener, self.stop)
-        self.gradient = GradientStart(problem, self.study, self.ledger, self.scorer, self.listener, self.stop)
+        self.gradient = GradientStart(problem, self.study, self.scorer, self.listener, self.stop)
 
     def begin(self, **weights: float) -> Run:
         space = self.problem.space
@@ -312,7 +312,7 @@ def test_tasks_without_reference_answers_have_no_gradient(tmp_path):
     run = ToyRun(tmp_path)
     run.run(2)
     listener = Notes()
-    gradient = GradientStart(run.problem, run.study, run.ledger, run.scorer, listener, run.stop)
+    gradient = GradientStart(run.problem, run.study, run.scorer, listener, run.stop)
     assert gradient.point(2) is None
     (line,) = listener.lines
     assert line.startswith("no gradient: no task has reference answers to follow (left: it is scored by a function")

@@ -90,16 +90,17 @@ def test_a_surrogate_that_promises_more_keeps_the_search_alive(monkeypatch: pyte
     run = Search()
     converge(run, 30)
     stopping = Stopping(run.problem, run.study)
-    monkeypatch.setattr(stopping, "_promise", lambda trials: 0.03)
+    monkeypatch.setattr(stopping, "_promise", lambda trials, best: 0.03)
     assert stopping.why(30) == ""
-    monkeypatch.setattr(stopping, "_promise", lambda trials: 0.02)
+    monkeypatch.setattr(stopping, "_promise", lambda trials, best: 0.02)
     assert stopping.why(30)
 
 
 def test_the_promise_is_large_where_the_values_rise_towards_what_is_not_yet_tried() -> None:
     run = Search()
     climb(run, 30)
-    assert Stopping(run.problem, run.study)._promise(run.study.get_trials()) > 0.1
+    stopping, trials = Stopping(run.problem, run.study), run.study.get_trials()
+    assert stopping._promise(trials, float(stopping._record(trials)[-1])) > 0.1
 
 
 @pytest.mark.parametrize(
