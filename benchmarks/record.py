@@ -74,7 +74,11 @@ def candidates(problem: Problem, sampler: str, trials: int) -> Iterator[tuple[st
     experts = [expert.name for expert in config.models.experts]
     starts = list(warm_starts(space, experts, config.search.warm_start)[0].items())
     for number in range(trials):
-        origin, start = starts[number] if number < len(starts) else ("sampler", proposer.propose(number).point)
+        origin, start = (
+            starts[number]
+            if number < len(starts)
+            else ("sampler", proposer.propose(number, study.get_trials(deepcopy=False)).point)
+        )
         point = {name: float(value) for name, value in (start or {}).items()}
         problem.merger.apply(space.recipe(dict(point)))
         scores = score_split(problem.evaluator, problem.merger.model, "search")

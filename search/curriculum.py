@@ -94,6 +94,7 @@ class Curriculum:
         self._explain, self._keep = explain, keep
         self._noise = noise_of(finished)
         self._models: dict[str, Model | None] = {}
+        self._own = {method: of_method(space, method, finished) for method in space.methods}
 
     def next(self, number: int, generator: np.random.Generator) -> Choice:
         """The candidate of trial `number`."""
@@ -174,14 +175,14 @@ class Curriculum:
         return np.array(
             [
                 all(violation <= 0 for violation in trial.user_attrs.get(CONSTRAINTS, {}).values())
-                for trial in of_method(self._space, method, self._finished)
+                for trial in self._own[method]
             ]
         )
 
     def _model(self, method: str) -> Model | None:
         """None where too few trials are known."""
         if method not in self._models:
-            own = of_method(self._space, method, self._finished)
+            own = self._own[method]
             known = {trial.number: value for trial, value in zip(self._finished, self._values, strict=True)}
             self._models[method] = None
             if len(own) >= AT_LEAST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -61,14 +61,13 @@ class Proposer:
         self._distributions = distributions(problem.space)
         self._scores: dict[int, Scores] = {}
 
-    def propose(self, number: int) -> Proposal:
-        """A point that no other trial has, for the trial `number`.
+    def propose(self, number: int, trials: Sequence[FrozenTrial]) -> Proposal:
+        """A point that none of the study's `trials` has, for the trial `number`.
 
         A sampler that comes upon points of other trials (one without random numbers does where two workers ask it at
         the same time) is asked again with other seeds, and after `DRAWS` times a random point is taken. Where that is
         known, too, as it may be in a space of few points, it is taken all the same: its scores are in the ledger.
         """
-        trials = self._study.get_trials(deepcopy=False)
         known = [trial.params for trial in trials if trial.number != number and trial.params]
         for draw in range(DRAWS):
             proposal = self._draw(number, draw)

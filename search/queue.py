@@ -137,7 +137,7 @@ class TrialQueue:
                         return taken
                     if why_stop(sum(trial.state.is_finished() for trial in begun)):
                         return None
-                    return self._new(len(there))
+                    return self._new(there)
                 except LostLeaseError:
                     self._listener.note("this process was away for too long while it proposed: it begins again")
 
@@ -159,7 +159,7 @@ class TrialQueue:
         """
         with self._proposing.held():
             begun = time.perf_counter()
-            proposal = self._proposer.propose(trial.number)
+            proposal = self._proposer.propose(trial.number, self._study.get_trials(deepcopy=False))
             proposal = Proposal(proposal.point, (why, *proposal.notes), proposal.kept)
             self._write(trial, content_of(self._space, proposal, {}, time.perf_counter() - begun), [ORIGIN])
         self._explain(proposal)
@@ -251,9 +251,9 @@ class TrialQueue:
             return self._read(trial)
         return None
 
-    def _new(self, number: int) -> FrozenTrial:
-        begun = time.perf_counter()
-        proposal = self._proposer.propose(number)
+    def _new(self, there: Sequence[FrozenTrial]) -> FrozenTrial:
+        begun, number = time.perf_counter(), len(there)
+        proposal = self._proposer.propose(number, there)
         content = content_of(self._space, proposal, {}, time.perf_counter() - begun)
         study_id = self._study._study_id
         with self._engine.begin() as connection:
