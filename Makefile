@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN := outputs/quickstart
 
-.PHONY: help setup test lint types rooms unit quickstart example clean
+.PHONY: help setup test lint types rooms unit exhaustive quickstart example clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,10 @@ rooms: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache --no-logo
 
 unit: $(INSTALLED)
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 -m 'not exhaustive'
+
+exhaustive: $(INSTALLED) ## the long tests: 200 kills, 100,000 malformed inputs
+	$(BIN)/pytest -n 2 -m exhaustive
 
 quickstart: $(INSTALLED) ## search the embedded example, and export the best checkpoint
 	@if [ -f $(RUN)/config.yaml ]; then $(BIN)/evomerge resume $(RUN); \

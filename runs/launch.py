@@ -43,10 +43,11 @@ def go_on(
     trials: int | None = None,
     timeout: float | None = None,
     memory_limit: str | None = None,
+    workers: int | None = None,
 ) -> None:
     """Go on with a run until `trials` are finished in all, by default the configuration's number.
 
-    `timeout` and `memory_limit` replace the configuration's, too.
+    `timeout`, `memory_limit` and `workers` replace the configuration's, too.
 
     Raises:
         InputError: when another process works on the run, or models or tasks have changed.

@@ -105,9 +105,10 @@ class RuntimeConfig(Frozen):
     Attributes:
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:i", or "balanced" for all GPUs together.
         memory_limit: of the host's memory, such as "16GB"; None: what is free.
-        workers: processes; 1 in this version.
+        workers: processes that score candidates side by side, each with a share of the cores or a GPU of its own.
         storage: the database's URL; None: SQLite inside the run's folder.
-        launcher: how workers are started: "processes".
+        launcher: how workers are started: as "processes" of this host, or by "ray" on a cluster.
+        trackers: what is told of the search's progress: "wandb", "mlflow", "tensorboard".
     """
 
     device: str = Field(default="auto", pattern=r"^(auto|balanced|cpu|cuda(:\d+)?)$")
@@ -115,14 +116,7 @@ class RuntimeConfig(Frozen):
     workers: int = Field(default=1, ge=1)
     storage: str | None = None
     launcher: Literal["processes", "ray"] = "processes"
-
-    @model_validator(mode="after")
-    def _only_one_process(self) -> RuntimeConfig:
-        if self.workers != 1:
-            raise ValueError(f"workers must be 1 in this version (more come later), but got {self.workers}")
-        if self.launcher != "processes":
-            raise ValueError(f"launcher must be processes in this version, but got {self.launcher!r}")
-        return self
+    trackers: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
 
 
 class SearchConfig(Frozen):

@@ -1,0 +1,31 @@
+"""`evomerge worker`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomerge.errors import InputError
+from evomerge.runs.verbs.options import Device, Json, MemoryLimit
+from evomerge.runs.verbs.output import print_json, progress
+
+
+def worker(
+    run: Annotated[Path | None, typer.Argument(help="The run's folder.")] = None,
+    storage: Annotated[str | None, typer.Option(help="In place of a folder: the database's URL.")] = None,
+    study: Annotated[str | None, typer.Option(help="With --storage: the study's name.")] = None,
+    device: Device = None,
+    memory_limit: MemoryLimit = None,
+    as_json: Json = False,
+) -> None:
+    """Join a running study, from any machine that reaches its database and the models."""
+    from evomerge.runs.joining import join
+
+    if (run is None) == (storage is None) or (storage is None) != (study is None):
+        raise InputError("worker must be given either a run's folder, or --storage and --study")
+    with progress() as bar:
+        told = join(run, storage, study, bar, device=device, memory_limit=memory_limit)
+    if as_json:
+        print_json(told)
