@@ -13,7 +13,7 @@ from evomerge.runs.verbs.options import (
     MemoryLimit,
     RunFolder,
 )
-from evomerge.runs.verbs.output import tell_folder
+from evomerge.runs.verbs.output import tell, tell_folder
 
 
 def export(
