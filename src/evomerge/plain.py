@@ -167,7 +167,7 @@ class _Counter:
         if isinstance(event, yaml.AliasEvent):
             if any(level.anchor == event.anchor for level in self._open):
                 raise InputError(f"{self._rule}, but {event.anchor!r:.{_SHOWN}} holds itself")
-            size, depth = self._anchors.get(event.anchor, (1, 0))
+            size, depth = self._anchors.get(str(event.anchor), (1, 0))
             self._add(size, None, depth)
         elif isinstance(event, yaml.ScalarEvent):
             if event.anchor:
