@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class TrialOutcome:
 
 
 class Listener:
-    """Ignores everything; progress bars and event files override what they need."""
+    """Ignores everything; progress bars, event files and trackers override what they need."""
 
     def note(self, text: str) -> None:
         """A decision or warning, in one line."""
@@ -47,3 +48,9 @@ class Listener:
 
     def trial(self, outcome: TrialOutcome) -> None:
         """A trial ended."""
+
+    def result(self, result: dict[str, Any]) -> None:
+        """The search has ended with this answer, as `search.comparison.compare` returns it."""
+
+    def close(self, why: str) -> None:
+        """This process leaves the search: at its end (""), or early, and why."""
