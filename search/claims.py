@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Engine, Integer, String, Table, delete, insert, select, update
 
+from evomerge.search.patience import transact
 from evomerge.search.tables import create_tables
 from evomerge.search.workers import METADATA, Workers
 
@@ -53,16 +54,15 @@ class Claims:
 
     def of(self, trial: int) -> Claim | None:
         """The claim on a trial; None: nobody ever had one."""
-        with self._engine.connect() as connection:
-            row = connection.execute(select(_ROWS.c.worker, _ROWS.c.deaths).where(self._is(trial))).one_or_none()
+        query = select(_ROWS.c.worker, _ROWS.c.deaths).where(self._is(trial))
+        row = transact(self._engine, lambda connection: connection.execute(query).one_or_none())
         return None if row is None else Claim(row.worker, row.deaths)
 
     def take_over(self, trial: int) -> Claim | None:
         """Claim a running trial whose worker left, is dead, or has not been heard of; None: it is somebody else's."""
         found = self.of(trial)
         if found is None:
-            with self._engine.begin() as connection:
-                self.add(connection, trial)
+            self._workers.once(lambda connection: self.add(connection, trial))
             return Claim(self._workers.me.worker, 0)
         if found.worker is None:
             taken = Claim(self._workers.me.worker, found.deaths)
@@ -72,8 +72,8 @@ class Claims:
             return None
         held = _ROWS.c.worker.is_(None) if found.worker is None else _ROWS.c.worker == found.worker
         swap = update(_ROWS).where(self._is(trial), held).values(worker=taken.worker, deaths=taken.deaths)
-        with self._engine.begin() as connection:
-            return taken if connection.execute(swap).rowcount == 1 else None
+        is_mine = self._workers.once(lambda connection: connection.execute(swap).rowcount == 1)
+        return taken if is_mine else None
 
     def confirm(self, connection: Connection, trial: int) -> bool:
         """Whether the claim is this worker's, and stays it until the end of the connection's transaction."""
@@ -89,8 +89,7 @@ class Claims:
     def leave(self) -> None:
         """Leave all of this worker's trials to whoever comes next."""
         mine = (_ROWS.c.study == self._study) & (_ROWS.c.worker == self._workers.me.worker)
-        with self._engine.begin() as connection:
-            connection.execute(update(_ROWS).where(mine).values(worker=None))
+        transact(self._engine, lambda connection: connection.execute(update(_ROWS).where(mine).values(worker=None)))
 
     def _is(self, trial: int) -> ColumnElement[bool]:
         return (_ROWS.c.study == self._study) & (_ROWS.c.trial == trial)

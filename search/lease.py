@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Column, Connection, Engine, String, Table, select, update
 
+from evomerge.search.patience import transact
 from evomerge.search.tables import create_tables, insert_new
 from evomerge.search.workers import METADATA, Workers
 
@@ -57,8 +58,8 @@ class Lease:
         self._check = check
         self._stale = stale
         self._is_row = (_ROWS.c.study == study) & (_ROWS.c.name == name)
-        with engine.begin() as connection:
-            connection.execute(insert_new(engine, _ROWS), [{"study": study, "name": name, "worker": None}])
+        row = {"study": study, "name": name, "worker": None}
+        transact(engine, lambda connection: connection.execute(insert_new(engine, _ROWS), [row]))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -92,13 +93,13 @@ class Lease:
         me = self._workers.me.worker
         if self._swap(None, me):
             return True
-        with self._engine.connect() as connection:
-            holder = connection.execute(select(_ROWS.c.worker).where(self._is_row)).scalar_one()
+        query = select(_ROWS.c.worker).where(self._is_row)
+        holder = transact(self._engine, lambda connection: connection.execute(query).scalar_one())
         if holder is None or holder == me or not self._workers.is_dead(holder, self._stale):
             return False
         return self._swap(holder, me)
 
     def _swap(self, old: str | None, new: str | None) -> bool:
         held_by_old = _ROWS.c.worker.is_(None) if old is None else _ROWS.c.worker == old
-        with self._engine.begin() as connection:
-            return connection.execute(update(_ROWS).where(self._is_row, held_by_old).values(worker=new)).rowcount == 1
+        swap = update(_ROWS).where(self._is_row, held_by_old).values(worker=new)
+        return self._workers.once(lambda connection: connection.execute(swap).rowcount == 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 )
 
 from evomerge.evaluators.types import DocumentScore
+from evomerge.search.patience import transact
 from evomerge.search.tables import create_tables, insert_new
 
 _METADATA = MetaData()
@@ -84,8 +86,7 @@ class Ledger:
             for score in scores
         ]
         if rows:
-            with self._engine.begin() as connection:
-                connection.execute(insert_new(self._engine, _ROWS), rows)
+            transact(self._engine, lambda connection: connection.execute(insert_new(self._engine, _ROWS), rows))
 
     def scores(self, recipe: str, split: str | None = None) -> list[DocumentScore]:
         """All scores of a recipe, or those on one split."""
@@ -94,22 +95,20 @@ class Ledger:
         )
         if split is not None:
             query = query.where(_ROWS.c.split == split)
-        with self._engine.connect() as connection:
-            return [
-                DocumentScore(task, document, metric, math.nan if value is None else value, item)
-                for task, document, metric, value, item in connection.execute(query)
-            ]
+        return [
+            DocumentScore(task, document, metric, math.nan if value is None else value, item)
+            for task, document, metric, value, item in self._rows(query)
+        ]
 
     def matrix(self, recipes: Iterable[str]) -> Mapping[str, Mapping[tuple[str, str, str], float]]:
         """For each recipe its values by (task, document, metric)."""
         wanted = set(recipes)
         query = select(_ROWS).where(_ROWS.c.study == self._study).order_by(_ROWS.c.task, _ROWS.c.document)
         table: dict[str, dict[tuple[str, str, str], float]] = {recipe: {} for recipe in wanted}
-        with self._engine.connect() as connection:
-            for row in connection.execute(query):
-                if row.recipe in wanted:
-                    value = math.nan if row.value is None else row.value
-                    table[row.recipe][row.task, row.document, row.metric] = value
+        for row in self._rows(query):
+            if row.recipe in wanted:
+                value = math.nan if row.value is None else row.value
+                table[row.recipe][row.task, row.document, row.metric] = value
         return table
 
     def count(self, split: str, besides: Collection[str] = ()) -> int:
@@ -120,17 +119,18 @@ class Ledger:
             besides: metrics that do not count, such as cheap stand-ins.
         """
         once = self._documents(split, besides).subquery()
-        with self._engine.connect() as connection:
-            return int(connection.execute(select(func.count()).select_from(once)).scalar_one())
+        return int(self._rows(select(func.count()).select_from(once))[0][0])
 
     def widest(self, split: str, besides: Collection[str] = ()) -> int:
         """The most documents of a split that any one recipe has been scored on; `besides` as in `count`."""
         once = self._documents(split, besides).subquery()
         each = select(func.count().label("documents")).select_from(once).group_by(once.c.recipe).subquery()
-        with self._engine.connect() as connection:
-            return int(connection.execute(select(func.max(each.c.documents))).scalar_one() or 0)
+        return int(self._rows(select(func.max(each.c.documents)))[0][0] or 0)
 
-    def _documents(self, split: str, besides: Collection[str]) -> Select[tuple[str, str, str]]:
+    def _rows(self, query: Select[*tuple[Any, ...]]) -> Sequence[Any]:
+        return transact(self._engine, lambda connection: connection.execute(query).all())
+
+    def _documents(self, split: str, besides: Collection[str]) -> Select[*tuple[Any, ...]]:
         return (
             select(_ROWS.c.recipe, _ROWS.c.task, _ROWS.c.document)
             .where(_ROWS.c.study == self._study, _ROWS.c.split == split, _ROWS.c.metric.not_in(besides))

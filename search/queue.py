@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
 
 from evomerge.search import lease
 from evomerge.search.claims import MAX_DEATHS, STALE_SECONDS, Claims
 from evomerge.search.lease import Lease, LostLeaseError
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
+from evomerge.search.patience import transact
 from evomerge.search.proposals import Proposal, Proposer, content_of
 from evomerge.search.sampling import ENQUEUED, PROPOSAL
 from evomerge.search.study import ORIGIN, REASON, TOLD
@@ -32,6 +35,8 @@ from evomerge.search.trial_rows import (
 )
 from evomerge.search.workers import Workers
 from evomerge.spaces import Point, Space
+
+_AWAY = "this process was away for too long while it proposed: it begins again"
 
 
 class LostTrialError(Exception):
@@ -74,6 +79,7 @@ class TrialQueue:
         self._is_early = is_early
         self._space = space
         self._engine = ledger.engine
+        self._workers = workers
         self._proposer = proposer
         self._listener = listener
         name = study.study_name
@@ -88,27 +94,14 @@ class TrialQueue:
             starts: gives the points by origin; None: the worker that takes the trial makes the point.
             done: the study's user attribute that says that they are there.
         """
-        with self._proposing.held():
-            if done in self._study.user_attrs:
-                return
-            found = starts()
-            trials = self._study.get_trials(deepcopy=False)
-            there = {trial.user_attrs.get(ORIGIN) for trial in trials}
-            with self._engine.begin() as connection:
-                self._proposing.guard(connection)
-                number = count_trials(connection, self._study._study_id)
-                for origin, point in found.items():
-                    if origin in there:
-                        continue
-                    said = {ORIGIN: origin}
-                    content = (
-                        TrialContent(user_attrs=said)
-                        if point is None
-                        else content_of(self._space, Proposal(point), said)
-                    )
-                    add_trial(connection, self._study._study_id, number, TrialState.WAITING, content)
-                    number += 1
-            self._study.set_user_attr(done, len(found))
+        while True:
+            with self._proposing.held():
+                if done in self._study.user_attrs:
+                    return
+                try:
+                    self._study.set_user_attr(done, self._add_starts(starts()))
+                except LostLeaseError:
+                    self._listener.note(_AWAY)
 
     def take(self, trials: int, why_stop: Callable[[int], str]) -> FrozenTrial | None:
         """A trial that is this worker's from now on.
@@ -139,7 +132,7 @@ class TrialQueue:
                         return None
                     return self._new(there)
                 except LostLeaseError:
-                    self._listener.note("this process was away for too long while it proposed: it begins again")
+                    self._listener.note(_AWAY)
 
     def fill(self, trial: FrozenTrial, proposal: Proposal, seconds: float) -> FrozenTrial:
         """Give a trial that was enqueued without a point its point.
@@ -179,15 +172,17 @@ class TrialQueue:
         """
         assert values is None or all(map(math.isfinite, values))
         system = {f"{_CONSTRAINTS_KEY}:{name}": violation for name, violation in constraints.items()}
-        with self._engine.begin() as connection:
+
+        def tell(connection: Connection) -> None:
             self._telling.lock(connection)
             if not self._claims.give_up(connection, trial.number):
                 raise LostTrialError
             told = {**attributes, TOLD: count_finished(connection, self._study._study_id)}
-            if not finish_trial(
-                connection, trial._trial_id, values, TrialContent(user_attrs=told, system_attrs=system)
-            ):
+            content = TrialContent(user_attrs=told, system_attrs=system)
+            if not finish_trial(connection, trial._trial_id, values, content):
                 raise LostTrialError
+
+        self._workers.once(tell)
 
     def note(self, trial: FrozenTrial, attributes: Mapping[str, Any]) -> None:
         """Keep attributes of a trial that is not finished, if it still is this worker's."""
@@ -198,8 +193,7 @@ class TrialQueue:
 
     def finished(self) -> int:
         """How many trials are finished."""
-        with self._engine.connect() as connection:
-            return count_finished(connection, self._study._study_id)
+        return transact(self._engine, lambda connection: count_finished(connection, self._study._study_id))
 
     def is_idle(self, trials: int) -> bool:
         """Whether no trial is under way and, of `trials` in all, none is to come before a sampler is asked."""
@@ -211,6 +205,25 @@ class TrialQueue:
     def leave(self) -> None:
         """Leave this worker's trials to whoever comes next."""
         self._claims.leave()
+
+    def _add_starts(self, starts: Mapping[str, Point | None]) -> int:
+        """Enqueue those that are not there, and return how many there are in all."""
+        there = {trial.user_attrs.get(ORIGIN) for trial in self._study.get_trials(deepcopy=False)}
+        contents = [
+            TrialContent(user_attrs={ORIGIN: origin})
+            if point is None
+            else content_of(self._space, Proposal(point), {ORIGIN: origin})
+            for origin, point in starts.items()
+            if origin not in there
+        ]
+
+        def add(connection: Connection) -> None:
+            self._proposing.guard(connection)
+            for number, content in enumerate(contents, count_trials(connection, self._study._study_id)):
+                add_trial(connection, self._study._study_id, number, TrialState.WAITING, content)
+
+        self._workers.once(add)
+        return len(starts)
 
     def _left_behind(self, there: Sequence[FrozenTrial]) -> FrozenTrial | None:
         for trial in there:
@@ -230,47 +243,58 @@ class TrialQueue:
 
     def _has_just_ended(self, trial: FrozenTrial) -> bool:
         """Whether its worker told the trial, and so ended its claim, after this one read the study."""
-        with self._engine.begin() as connection:
+
+        def look(connection: Connection) -> bool:
             if is_running(connection, trial._trial_id):
                 return False
             self._claims.give_up(connection, trial.number)
             return True
 
+        return self._workers.once(look)
+
     def _start_waiting(self, there: Sequence[FrozenTrial]) -> FrozenTrial | None:
         for trial in there:
             if trial.state != TrialState.WAITING or (not _has_point(trial) and self._is_early(there)):
                 continue
-            with self._engine.begin() as connection:
-                self._proposing.guard(connection)
-                if not start_trial(connection, trial._trial_id):
-                    continue
-                self._claims.add(connection, trial.number)
-                if ENQUEUED in trial.system_attrs and not trial.params:
-                    point = dict(trial.system_attrs[ENQUEUED])
-                    fill_trial(connection, trial._trial_id, content_of(self._space, Proposal(point), {}))
-            return self._read(trial)
+            if self._workers.once(partial(self._start, trial)):
+                return self._read(trial)
         return None
+
+    def _start(self, trial: FrozenTrial, connection: Connection) -> bool:
+        self._proposing.guard(connection)
+        if not start_trial(connection, trial._trial_id):
+            return False
+        self._claims.add(connection, trial.number)
+        if ENQUEUED in trial.system_attrs and not trial.params:
+            point = dict(trial.system_attrs[ENQUEUED])
+            fill_trial(connection, trial._trial_id, content_of(self._space, Proposal(point), {}))
+        return True
 
     def _new(self, there: Sequence[FrozenTrial]) -> FrozenTrial:
         begun, number = time.perf_counter(), len(there)
         proposal = self._proposer.propose(number, there)
         content = content_of(self._space, proposal, {}, time.perf_counter() - begun)
         study_id = self._study._study_id
-        with self._engine.begin() as connection:
+
+        def add(connection: Connection) -> int:
             self._proposing.guard(connection)
             if count_trials(connection, study_id) != number:
                 raise LostLeaseError
-            trial_id = add_trial(connection, study_id, number, TrialState.RUNNING, content)
             self._claims.add(connection, number)
+            return add_trial(connection, study_id, number, TrialState.RUNNING, content)
+
+        trial_id = self._workers.once(add)
         self._explain(proposal)
         return content.frozen(number, trial_id, TrialState.RUNNING)
 
     def _write(self, trial: FrozenTrial, content: TrialContent, removed: Sequence[str] = ()) -> None:
-        with self._engine.begin() as connection:
+        def write(connection: Connection) -> None:
             if not self._claims.confirm(connection, trial.number):
                 raise LostTrialError
             fill_trial(connection, trial._trial_id, content)
             remove_attributes(connection, trial._trial_id, removed)
+
+        self._workers.once(write)
 
     def _explain(self, proposal: Proposal) -> None:
         for line in proposal.notes:

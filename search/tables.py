@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, Insert, MetaData, Table, insert
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import DatabaseError
+
+from evomerge.search.patience import patience_of
 
 _ATTEMPTS = 5
 
@@ -13,8 +15,8 @@ def create_tables(engine: Engine, metadata: MetaData) -> None:
     """Create the tables that do not exist, while other workers may do the same."""
     for attempt in range(_ATTEMPTS):
         try:
-            metadata.create_all(engine)
-        except (IntegrityError, OperationalError, ProgrammingError):  # another worker was quicker with one of them
+            patience_of(engine).run(lambda: metadata.create_all(engine))
+        except DatabaseError:  # another worker was quicker with one of them
             if attempt == _ATTEMPTS - 1:
                 raise
         else:

@@ -11,13 +11,19 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, delete, insert, select, update
+from sqlalchemy import Column, Connection, Engine, Integer, MetaData, String, Table, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from evomerge.search.tables import create_tables
+from evomerge.search.patience import patience_of, transact
+from evomerge.search.receipts import Receipts
+from evomerge.search.tables import create_tables, insert_new
+
+T = TypeVar("T")
 
 METADATA = MetaData()
 _ROWS = Table(
@@ -86,6 +92,7 @@ class Workers:
         self._engine = engine
         self._study = study
         self.me = Worker.here()
+        self._receipts = Receipts(engine, study, self.me.worker)
         self._seen: dict[str, tuple[int, float]] = {}
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -99,30 +106,36 @@ class Workers:
         self._thread = threading.Thread(target=self._beat_on, args=(seconds,), name="evomerge heartbeat", daemon=True)
         self._thread.start()
 
+    def once(self, work: Callable[[Connection], T]) -> T:
+        """The result of a transaction that takes effect exactly once; see `Receipts.once`. For one thread only."""
+        return self._receipts.once(work)
+
     def leave(self) -> None:
         """Leave the study: whoever comes next need not wait to see that this worker is gone."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        with self._engine.begin() as connection:
-            connection.execute(delete(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == self.me.worker))
+        transact(self._engine, self._leave)
+
+    def _leave(self, connection: Connection) -> None:
+        connection.execute(delete(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == self.me.worker))
+        self._receipts.clear(connection)
 
     def beat(self) -> None:
         """Count up; a worker that others have struck off meanwhile enters again."""
         mine = update(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == self.me.worker)
         with self._engine.begin() as connection:
             entered = connection.execute(mine.values(beat=_ROWS.c.beat + 1)).rowcount
-        if not entered:
-            self._enter()
+            if not entered:
+                self._insert(connection)
 
     def is_dead(self, worker: str, seconds: float) -> bool:
         """Whether a worker is gone, or has not counted up for `seconds` since this one first looked."""
         if worker == self.me.worker:
             return False
         query = select(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == worker)
-        with self._engine.connect() as connection:
-            row = connection.execute(query).one_or_none()
+        row = transact(self._engine, lambda connection: connection.execute(query).one_or_none())
         if row is None:
             return True
         other = Worker(row.worker, row.host, row.boot, row.pid, row.started)
@@ -132,13 +145,15 @@ class Workers:
         if beat != row.beat:
             self._seen[worker] = (row.beat, time.monotonic())
             return False
-        return time.monotonic() - since >= seconds
+        return time.monotonic() - max(since, patience_of(self._engine).recovered) >= seconds
 
     def _enter(self) -> None:
+        transact(self._engine, self._insert)
+
+    def _insert(self, connection: Connection) -> None:
         me = self.me
         row = {"worker": me.worker, "host": me.host, "boot": me.boot, "pid": me.pid, "started": me.started}
-        with self._engine.begin() as connection:
-            connection.execute(insert(_ROWS).values(study=self._study, beat=0, **row))
+        connection.execute(insert_new(self._engine, _ROWS), [{"study": self._study, "beat": 0, **row}])
 
     def _beat_on(self, seconds: float) -> None:
         while not self._ended.wait(seconds):
