@@ -3,7 +3,8 @@
 Nothing here depends on a candidate's coefficients, so a search pays for it once. Sums run in float64 over chunks
 of a fixed size, one after the other: the same on every run, for any number of threads and wherever the sources
 are. Kept are (n + 1)^2 numbers a parameter for Gram matrices and a table of ranks for each score of its elements
-that a method asked for, such as the magnitudes of an expert that was trimmed.
+that a method asked for, such as the magnitudes of an expert that was trimmed. Processes of one host that share their
+sources share these too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from evomerge.engine.magnitudes import RankTable
 from evomerge.engine.plan import EVERY, NOTHING, Array, Cut, Keep, Score
 from evomerge.engine.random_bits import HALF, Keys, element_hash, expert_word, random_key, row_seeds, row_word, signed
 from evomerge.engine.scores import SCORES, Piece, divergences, variance
+from evomerge.engine.shelf import Shelf
 from evomerge.engine.store import BASE, Store
 from evomerge.errors import InputError
 
@@ -30,8 +32,9 @@ T = TypeVar("T")
 RECENT = 2**14
 """Sums over masks that are remembered."""
 
-CHUNK = 2**15
-"""Elements that are summed at a time. PyTorch sums so many in the calling thread, in an order of its own."""
+CHUNK = {"cpu": 2**15, "cuda": 2**22}
+"""Elements that are summed at a time. On CPU PyTorch sums so many in the calling thread, in an order of its own; a GPU
+is waited for after each chunk."""
 
 
 class Statistics:
@@ -39,15 +42,17 @@ class Statistics:
 
     Args:
         store: base and experts.
+        shelf: where processes put what they have computed for each other; None: everyone computes.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, shelf: Shelf | None = None) -> None:
         self.store = store
+        self._shelf = shelf
         self._grams: dict[str, Array] = {}
         self._row_grams: dict[str, Array] = {}
         self._tables: dict[tuple[str, Score], RankTable] = {}
-        self._totals: dict[tuple[str, Score], float] = {}
-        self._extremes: dict[tuple[str, Score], tuple[float, float]] = {}
+        self._totals: dict[tuple[str, Score], Array] = {}
+        self._extremes: dict[tuple[str, Score], Array] = {}
         self._divergences: dict[tuple[str, int], Array] = {}
         self._recent: dict[object, Any] = {}
         self._lock = threading.Lock()
@@ -66,36 +71,42 @@ class Statistics:
 
     def gram(self, parameter: str) -> Array:
         """Inner products of the base and all task vectors: float64 [n + 1, n + 1]."""
-        return _kept(self._grams, parameter, lambda: self._gram(parameter))
+        return self._kept(self._grams, "gram", parameter, lambda: self._gram(parameter))
 
     def row_grams(self, parameter: str) -> Array:
         """The same for each row: float64 [rows, n + 1, n + 1]."""
-        return _kept(self._row_grams, parameter, lambda: self._gram_rows(parameter))
+        return self._kept(self._row_grams, "row grams", parameter, lambda: self._gram_rows(parameter))
 
     def table(self, parameter: str, score: Score) -> RankTable:
         """The ranks of a score. Raises InputError when one is not finite."""
-        return _kept(self._tables, (parameter, score), lambda: self._table(parameter, score))
+        key = (parameter, score)
+        if key not in self._tables:
+            counted = self._shelved("table", key, lambda: self._table(parameter, score, None).arrays)
+            self._tables[key] = self._table(parameter, score, counted)
+        return self._tables[key]
 
     def total(self, parameter: str, score: Score) -> float:
         """The sum of a score."""
 
-        def compute() -> float:
-            return sum(float(part.sum(dtype=torch.float64)) for part in self.scores(parameter, score))
+        def compute() -> Array:
+            return np.array(sum(float(part.sum(dtype=torch.float64)) for part in self.scores(parameter, score)))
 
-        return _kept(self._totals, (parameter, score), compute)
+        return float(self._kept(self._totals, "total", (parameter, score), compute))
 
     def extremes(self, parameter: str, score: Score) -> tuple[float, float]:
         """The smallest and the largest score; there is at least one."""
 
-        def compute() -> tuple[float, float]:
+        def compute() -> Array:
             found = torch.stack([torch.stack(part.aminmax()) for part in self.scores(parameter, score)])
-            return float(found[:, 0].min()), float(found[:, 1].max())
+            return np.array([float(found[:, 0].min()), float(found[:, 1].max())])
 
-        return _kept(self._extremes, (parameter, score), compute)
+        low, high = self._kept(self._extremes, "extremes", (parameter, score), compute)
+        return float(low), float(high)
 
     def divergences(self, parameter: str, expert: int) -> Array:
         """As `ParameterStatistics.divergences`."""
-        return _kept(self._divergences, (parameter, expert), lambda: self._divergences_of(parameter, expert))
+        key = (parameter, expert)
+        return self._kept(self._divergences, "divergences", key, lambda: self._divergences_of(parameter, expert))
 
     def scores(self, parameter: str, score: Score) -> Iterator[torch.Tensor]:
         """The scores of all elements, float32 chunks in order."""
@@ -145,10 +156,28 @@ class Statistics:
 
     def _pieces(self, parameter: str, experts: Sequence[int], *, by_row: bool = False) -> Iterator[tuple[int, Piece]]:
         """(position of the first element, piece), over all of the parameter."""
-        columns = self.segment(parameter).columns
+        arena, segment = self.store.segments[parameter]
+        columns = segment.columns
         sources = (BASE, *(expert + 1 for expert in experts))
-        for start, (base, *own) in self.store.chunks(parameter, sources, CHUNK, columns if by_row else 1):
+        step = CHUNK[arena.kind.device.type]
+        for start, (base, *own) in self.store.chunks(parameter, sources, step, columns if by_row else 1):
             yield start, Piece(base.float(), [expert.float() for expert in own], columns)
+
+    def _kept(self, cache: dict[K, Array], what: str, key: K, compute: Callable[[], Array]) -> Array:
+        if key not in cache:
+            (cache[key],) = self._shelved(what, key, lambda: (compute(),))
+        return cache[key]
+
+    def _shelved(self, what: str, key: object, compute: Callable[[], Sequence[Array]]) -> Sequence[Array]:
+        """What another process has computed, or this one for all."""
+        if self._shelf is None:
+            return compute()
+        name = repr((what, key))
+        held = self._shelf.get(name)
+        if held is None:
+            own = compute()
+            held = self._shelf.put(name, own)
+        return own if held is None else held
 
     def _remembered(self, key: object, compute: Callable[[], T]) -> T:
         """What was computed for the key, if that was not long ago."""
@@ -187,9 +216,9 @@ class Statistics:
             rows.append((stacked @ stacked.mT).cpu().numpy())
         return np.concatenate(rows) if rows else np.zeros((0, size, size))
 
-    def _table(self, parameter: str, score: Score) -> RankTable:
-        many = SCORES[score.kind].many
-        table = RankTable(lambda: self.scores(parameter, score), self.segment(parameter).numel, many=many)
+    def _table(self, parameter: str, score: Score, counted: Sequence[Array] | None) -> RankTable:
+        many, numel = SCORES[score.kind].many, self.segment(parameter).numel
+        table = RankTable(lambda: self.scores(parameter, score), numel, many=many, counted=counted)
         if not table.finite:
             names = ", ".join(repr(self.store.experts[expert]) for expert in score.experts)
             raise InputError(
@@ -337,8 +366,3 @@ def words(keys: Keys, start: int, like: torch.Tensor) -> torch.Tensor:
     word = expert_word(element_hash(seed[:, None], later[:, None], width), key, multiplier).view(-1).long() + HALF
     return word[start - first * width : start - first * width + like.numel()]
 
-
-def _kept(cache: dict[K, T], key: K, compute: Callable[[], T]) -> T:
-    if key not in cache:
-        cache[key] = compute()
-    return cache[key]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from transformers import DynamicCache, GenerationMixin
-from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache, GenerationMixin, cache_utils
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,7 +35,9 @@ NEUTRAL: dict[str, Any] = {
     "min_new_tokens": 0,
     "guidance_scale": 1.0,
 }
-LAYERS = {DynamicLayer, DynamicSlidingWindowLayer, DummyLayer}  # of a cache whose rows can be chosen
+LAYERS: set[type] = {DynamicLayer, DynamicSlidingWindowLayer}  # of a cache whose rows can be chosen
+if hasattr(cache_utils, "DummyLayer"):  # newer transformers: of layers that keep nothing
+    LAYERS.add(cache_utils.DummyLayer)
 
 
 def plain_settings(settings: Mapping[str, Any]) -> bool:
