@@ -13,6 +13,7 @@ from evomerge.evaluators.config import EvaluateConfig, Kind
 from evomerge.evaluators.entries import entries
 from evomerge.evaluators.evaluator import EVALUATORS, Evaluator
 from evomerge.evaluators.planned import Rungs
+from evomerge.evaluators.texts import DocumentText
 from evomerge.evaluators.types import SPLITS, Document, DocumentScore, Split, TaskMetric
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class Combined:
     def prompts(self, count: int) -> tuple[str, ...]:
         """The prompts of all parts."""
         return tuple(prompt for part in self.parts for prompt in part.prompts(count))
+
+    def text(self, document: Document) -> DocumentText | None:
+        """As the document's part has it; None where that is of a kind that knows no texts."""
+        part = self._home[document.task]
+        return part.text(document) if hasattr(part, "text") else None
 
     def refer(self, model: PreTrainedModel) -> None:
         """Let the parts that need it take what they need of the base."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from evomerge.evaluators.config import EvaluateConfig
+from evomerge.evaluators.texts import DocumentText
 from evomerge.evaluators.types import Document, DocumentScore, Scores, Split, TaskMetric
 from evomerge.registry import Registry
 
@@ -51,6 +52,9 @@ class Evaluator(Protocol):
 
     def prompts(self, count: int) -> tuple[str, ...]:
         """A few prompts of each task's documents in `search`, for a quick look at a model; () where it has no text."""
+
+    def text(self, document: Document) -> DocumentText | None:
+        """What a document says, for people to read; None where it has no text."""
 
     def refer(self, model: PreTrainedModel) -> None:
         """Take what is needed of the base, whose weights `model` has now."""

@@ -25,6 +25,7 @@ from evomerge.evaluators.quiet import quiet, reseed, seeded
 from evomerge.evaluators.requests import chat_template_of, prepare
 from evomerge.evaluators.responding import Attached, Responder
 from evomerge.evaluators.taskfiles import one_line
+from evomerge.evaluators.texts import DocumentText, text_of
 from evomerge.evaluators.types import SPLITS, Document, DocumentScore, TaskMetric, described
 from evomerge.evaluators.watch import LogitsWatch, watch_logits
 
@@ -87,6 +88,11 @@ class LmEval(Planned):
             for document in islice((d for d in prepared.documents if d.split == "search"), count):
                 texts.append(sample_text(prepared.task, prepared.requests[document.key][0]))
         return tuple(texts)
+
+    def text(self, document: Document) -> DocumentText:
+        """The document's prompt and its reference answer."""
+        prepared = self.prepared[document.task]
+        return text_of(prepared.task, prepared.requests[document.key])
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits of SHA-256 over all that scores depend on beside the model.

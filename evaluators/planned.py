@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.evaluators.config import EvaluateConfig
 from evomerge.evaluators.splits import rungs
+from evomerge.evaluators.texts import DocumentText
 from evomerge.evaluators.types import SPLITS, Document, Split, TaskMetric
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Planned:
     def prompts(self, count: int) -> tuple[str, ...]:
         """None, unless an evaluator has texts."""
         return ()
+
+    def text(self, document: Document) -> DocumentText | None:
+        """None, unless an evaluator has texts."""
+        return None
 
     def refer(self, model: PreTrainedModel) -> None:
         """Nothing is needed of the base, unless an evaluator says so."""

@@ -14,6 +14,7 @@ from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Document, DocumentScore, Scores, Split, TaskMetric
 from evomerge.evaluators.splits import rungs
+from evomerge.evaluators.texts import DocumentText
 from evomerge.search.claims import STALE_SECONDS
 from evomerge.search.config import SearchConfig, parse_config
 from evomerge.search.interrupt import StopRequest
@@ -94,6 +95,9 @@ class ToyEvaluator:
 
     def prompts(self, count: int) -> tuple[str, ...]:
         return self._prompts
+
+    def text(self, document: Document) -> DocumentText:
+        return DocumentText(f"document {document.key} of {document.task}", f"above {threshold(document):.3f}")
 
     def refer(self, model: Any) -> None:
         raise AssertionError("the toy needs no reference")
