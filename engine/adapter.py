@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evomerge.engine.checkpoint import PICKLES, Checkpoint, first_line
+from evomerge.engine.checkpoint import PICKLES, Checkpoint
 from evomerge.engine.headers import MERGEABLE, TensorHeader, read_header
+from evomerge.engine.patterns import compiled
+from evomerge.engine.places import check_links
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError
+from evomerge.plain import read_json
 
 if TYPE_CHECKING:
     from evomerge.engine.readings import Reading
@@ -22,6 +25,8 @@ PREFIX = "base_model.model."
 UNDER_LORA = ".base_layer."  # peft stores an embedding that has a low-rank term whole, too
 COMMIT = re.compile(r"[0-9a-f]{40}")  # as the hub's cache calls its folders
 FACTOR = re.compile(r"(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<side>[AB])(\.weight)?")
+
+MOST_ALPHA = 1e9
 
 UNSUPPORTED = (
     "use_dora",
@@ -76,6 +81,7 @@ class AdaptedCheckpoint(Checkpoint):
     def __init__(self, ref: ModelRef, folder: Path, adapter: Path, notes: tuple[str, ...] = ()) -> None:
         super().__init__(ref, folder, notes)
         self.adapter = adapter
+        check_links(adapter)
         self._settings = _read_settings(adapter)
         self.notes += _foreign(ref, self._settings.get("base_model_name_or_path"))
         self._path = _weights_path(adapter)
@@ -145,23 +151,52 @@ class AdaptedCheckpoint(Checkpoint):
         self._low_rank[name] = LowRank(key, _other_side(key), self._scale(module, a[0]), transpose)
 
     def _scale(self, module: str, rank: int) -> float:
-        expected = _by_pattern(self._settings.get("rank_pattern"), module, self._settings.get("r"))
-        if rank != expected:
-            raise InputError(f"{self.adapter / CONFIG} gives {module} the rank {expected}, but {WEIGHTS} has {rank}")
-        alpha = _by_pattern(self._settings.get("alpha_pattern"), module, self._settings.get("lora_alpha"))
-        if not isinstance(alpha, int | float):
-            raise InputError(f"{self.adapter / CONFIG} must give lora_alpha, but gives {alpha!r}")
+        expected = self._setting("rank_pattern", module, "r")
+        if rank < 1 or rank != expected:
+            raise InputError(
+                f"{self.adapter / CONFIG} gives {module} the rank {expected!r:.100}, but {WEIGHTS} has {rank}"
+            )
+        alpha = self._setting("alpha_pattern", module, "lora_alpha")
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < MOST_ALPHA:
+            raise InputError(f"{self.adapter / CONFIG} must give lora_alpha, but gives {alpha!r:.100}")
         return float(alpha) / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
+
+    def _setting(self, patterns: str, module: str, default: str) -> Any:
+        """The value of the first pattern that matches the end of the module's path, as peft reads them."""
+        given = self._settings.get(patterns) or {}
+        if not isinstance(given, dict):
+            raise InputError(f"{self.adapter / CONFIG}: {patterns} must be a mapping, but is {given!r:.100}")
+        for pattern, value in given.items():
+            try:
+                if compiled(rf"^(?:.*\.)?(?:{pattern})$").match(module):
+                    return value
+            except re.error as error:
+                raise InputError(
+                    f"{self.adapter / CONFIG}: {patterns} must have regular expressions, but has {pattern!r:.100}: "
+                    f"{error}"
+                ) from None
+        return self._settings.get(default)
 
     def _target(self, name: str) -> str:
         """The model's tensor of that name, with or without the prefix that the files leave out."""
         for candidate in (name, name.partition(".")[2]):
             if candidate in self.headers:
                 return candidate
-        longer = [held for held in self.headers if held.endswith(f".{name}")]
+        longer = self._by_end.get(name, ())
         if len(longer) == 1:
             return longer[0]
         raise InputError(f"{self._path} has a term for {name}, but {self.folder} holds no such parameter")
+
+    @cached_property
+    def _by_end(self) -> dict[str, list[str]]:
+        """The model's tensors by each end of their names that begins behind a dot."""
+        found: dict[str, list[str]] = {}
+        for held in self.headers:
+            end = held.partition(".")[2]
+            while end:
+                found.setdefault(end, []).append(held)
+                end = end.partition(".")[2]
+        return found
 
     def _misfit(self, key: str, name: str) -> InputError:
         return InputError(
@@ -175,27 +210,26 @@ def _foreign(ref: ModelRef, trained_on: Any) -> tuple[str, ...]:
     names = [Path(source).name for source in (trained_on, ref.model) if isinstance(source, str)]
     if len(names) < 2 or not all(names) or names[0].casefold() == names[1].casefold() or COMMIT.fullmatch(names[1]):
         return ()
-    return (f"{ref.name}: the adapter was trained on {trained_on!r} and is applied to {ref.model!r}, which it fits",)
+    return (
+        f"{ref.name}: the adapter was trained on {trained_on!r:.300} and is applied to {ref.model!r}, which it fits",
+    )
 
 
 def _read_settings(adapter: Path) -> dict[str, Any]:
     path = adapter / CONFIG
-    try:
-        settings = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be an adapter's configuration, but: {first_line(error)}") from None
+    settings = read_json(path, "an adapter's configuration")
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         kind = settings.get("peft_type") if isinstance(settings, dict) else None
-        raise InputError(f"{path} must have the peft_type LORA, but has {kind!r}")
+        raise InputError(f"{path} must have the peft_type LORA, but has {kind!r:.100}")
     for name in UNSUPPORTED:
         if settings.get(name):
             raise InputError(f"{path}: adapters with {name} are not supported; merge it into its model with peft first")
     if settings.get("bias", "none") != "none":
-        raise InputError(f"{path}: adapters must have the bias 'none', but this one has {settings['bias']!r}")
+        raise InputError(f"{path}: adapters must have the bias 'none', but this one has {settings['bias']!r:.100}")
     if settings.get("init_lora_weights") not in PLAIN_STARTS:
         raise InputError(
-            f"{path}: init_lora_weights {settings['init_lora_weights']!r} changes the model's own weights and is not "
-            f"supported; merge it into its model with peft first"
+            f"{path}: init_lora_weights {settings['init_lora_weights']!r:.100} changes the model's own weights and is "
+            f"not supported; merge it into its model with peft first"
         )
     return settings
 
@@ -211,11 +245,3 @@ def _weights_path(adapter: Path) -> Path:
 def _other_side(key: str) -> str:
     head, side, tail = re.fullmatch(r"(.+_)([AB])((?:\.weight)?)", key).groups()  # type: ignore[union-attr]
     return f"{head}{'B' if side == 'A' else 'A'}{tail}"
-
-
-def _by_pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
-    """The value of the first pattern that matches the end of the module's path, as peft reads them."""
-    for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.engine.code import check_config, code_notes
 from evomerge.engine.headers import MERGEABLE, TensorHeader, read_header
+from evomerge.engine.places import check_links, inside
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError
+from evomerge.plain import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +60,8 @@ class Checkpoint:
     def __init__(self, ref: ModelRef, folder: Path, notes: tuple[str, ...] = ()) -> None:
         self.ref = ref
         self.folder = folder
-        self.notes = notes
+        check_links(folder)
+        self.notes = (*notes, *code_notes(ref, folder))
         self._files = _weight_files(folder)
         self.headers: dict[str, TensorHeader] = {}
         self._shards: dict[str, Path] = {}
@@ -107,10 +110,7 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """What config.json says. Raises InputError when it is missing or no JSON object."""
         path = self.folder / "config.json"
-        try:
-            config = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} must be a model's configuration, but: {first_line(error)}") from None
+        config = read_json(path, "a model's configuration", finite=False)
         if not isinstance(config, dict):
             raise InputError(f"{path} must be a JSON object, but is {type(config).__name__}")
         return config
@@ -122,6 +122,7 @@ class Checkpoint:
 
         if not self.config.get("model_type"):
             raise InputError(f"{self.folder}/config.json must name a model_type, but names none")
+        check_config(self.config, self.ref, self.folder / "config.json", len(self.headers))
         try:
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 self.folder, trust_remote_code=self.ref.trust_remote_code
@@ -238,10 +239,14 @@ def locate(source: str, revision: str | None, *, code: bool = False) -> Path:
     Raises:
         InputError: there is neither such a folder nor such a repository.
     """
-    path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == GGUF):
-        return path
-    if path.exists():
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir() or (path.is_file() and path.suffix == GGUF):
+            return path
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, or nobody's home
+        raise InputError(f"a model must be a folder or a hub id, but {source!r:.200}: {first_line(error)}") from None
+    if exists:
         raise InputError(f"a model must be a folder, a {GGUF} file or a hub id, but {source!r} is a file")
     if source.startswith((".", "/", "~")) or not HUB_ID.fullmatch(source):
         raise InputError(f"a model must be a folder or a hub id, but there is no folder {source!r}{_nearest(path)}")
@@ -288,22 +293,23 @@ def _weight_files(folder: Path) -> dict[Path, frozenset[str] | None]:
 
 def _indexed_files(folder: Path) -> dict[Path, frozenset[str] | None]:
     index = folder / INDEX
-    try:
-        places = json.loads(index.read_text())["weight_map"]
-        named = isinstance(places, dict) and all(isinstance(file, str) for file in places.values())
-    except (ValueError, KeyError, TypeError, OSError):
-        named = False
-    if not named or not places:
+    content = read_json(index, "JSON with a `weight_map`")
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
         raise InputError(f"{index} must be JSON with a `weight_map` from tensors to files, but is not")
-    files: dict[Path, frozenset[str] | None] = {}
-    for file in sorted(set(places.values())):
-        inside = PurePosixPath(file)
-        if inside.is_absolute() or ".." in inside.parts or "\\" in file or inside.suffix != ".safetensors":
-            raise InputError(f"{index} must name .safetensors files inside its folder, but names {file!r}")
-        if not (folder / file).is_file():
-            raise InputError(f"{index} names the shard {file}, but {folder} has no such file")
-        files[folder / file] = frozenset(name for name, place in places.items() if place == file)
-    return files
+    listed: dict[str, set[str]] = {}
+    for name, file in places.items():
+        listed.setdefault(file, set()).add(name)
+    return {_shard(folder, index, file): frozenset(listed[file]) for file in sorted(listed)}
+
+
+def _shard(folder: Path, index: Path, file: str) -> Path:
+    path = inside(folder, file)
+    if path is None or path.suffix != ".safetensors":
+        raise InputError(f"{index} must name .safetensors files inside its folder, but names {file!r:.300}")
+    if not path.is_file():
+        raise InputError(f"{index} names the shard {file}, but {folder} has no such file")
+    return path
 
 
 def _nearest(path: Path) -> str:

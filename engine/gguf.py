@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.caches import CACHE, cache_folder
 from evomerge.engine.checkpoint import first_line
+from evomerge.engine.gguf_header import check_gguf
 from evomerge.engine.quiet import quiet
 from evomerge.errors import InputError
 
@@ -80,6 +81,7 @@ def _load(path: Path) -> tuple[PreTrainedModel, Any]:
         import gguf  # noqa: F401
     except ImportError:
         raise InputError(f"{path} is a GGUF file, but the package that reads it is missing: pip install gguf") from None
+    check_gguf(path)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

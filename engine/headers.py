@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from evomerge.errors import InputError
+from evomerge.plain import parse_json
 
 MAX_HEADER = 100_000_000
+MAX_NAME = 1_000
+MAX_AXES = 64
+MAX_NUMBER = 2**63
 
 BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32,
@@ -44,13 +47,30 @@ class TensorHeader(NamedTuple):
 def read_header(path: Path) -> dict[str, TensorHeader]:
     """The tensors of one safetensors file.
 
-    The header must describe the file exactly: known dtypes, sizes that follow from the shapes, and data that
-    cover the rest of the file without gaps or overlaps.
+    The header must describe the file exactly: names that can be printed, known dtypes, sizes that follow from the
+    shapes, and data that cover the rest of the file without gaps or overlaps.
 
     Raises:
         InputError: the file is missing, truncated or not safetensors, or its header lies.
     """
+    text, size = _read(path)
+    entries = parse_json(text, f"{path} must be a safetensors file with a header in JSON")
+    if not isinstance(entries, dict):
+        raise InputError(f"{path} must be a safetensors file, but its header is no mapping")
+    entries.pop("__metadata__", None)
+    spans = [_span(path, name, entry) for name, entry in entries.items()]
+    _check_cover(path, sorted(spans), size - 8 - len(text))
+    return {
+        name: TensorHeader(tuple(entry["shape"]), entry["dtype"], 8 + len(text) + entry["data_offsets"][0])
+        for name, entry in entries.items()
+    }
+
+
+def _read(path: Path) -> tuple[bytes, int]:
+    """The header's text, and the size of the file."""
     try:
+        if not path.is_file():
+            raise InputError(f"{path} must be a file, but is none")
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -59,41 +79,39 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
                     f"{path} must be a safetensors file, but is truncated or none: its header would take "
                     f"{length} bytes of {size}"
                 )
-            entries = json.loads(file.read(length))
+            return file.read(length), size
     except OSError as error:
         raise InputError(f"{path} must be readable, but: {error.strerror}") from None
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} must be a safetensors file, but its header is not JSON") from None
-    if not isinstance(entries, dict):
-        raise InputError(f"{path} must be a safetensors file, but its header is no mapping")
-    entries.pop("__metadata__", None)
-    spans = [_span(path, name, entry) for name, entry in entries.items()]
-    _check_cover(path, sorted(spans), size - 8 - length)
-    return {
-        name: TensorHeader(tuple(entry["shape"]), entry["dtype"], 8 + length + entry["data_offsets"][0])
-        for name, entry in entries.items()
-    }
 
 
 def _span(path: Path, name: str, entry: Any) -> tuple[int, int, str]:
     """(begin, end, name) of one tensor's data."""
+    if not name.isprintable() or len(name) > MAX_NAME:
+        raise InputError(f"{path}: names of tensors must be short and printable, but one is {name!r:.100}")
     try:
         dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        whole = isinstance(shape, list) and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
     except (TypeError, KeyError, ValueError):
         whole = False
     if not whole:
         raise InputError(f"{path}: the header of {name} must give dtype, shape and data_offsets, but is {entry!r:.200}")
-    if dtype not in BITS:
-        raise InputError(f"{path}: the dtype of {name} must be one that safetensors has, but is {dtype!r}")
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise InputError(f"{path}: the dtype of {name} must be one that safetensors has, but is {dtype!r:.100}")
+    _check_numbers(path, name, shape, (begin, end))
     need = TensorHeader(tuple(shape), dtype, 0).nbytes
     if end - begin != need:
         raise InputError(
             f"{path}: {name} must take {need} bytes for {dtype} {list(shape)}, but its offsets span {end - begin}"
         )
     return begin, end, name
+
+
+def _check_numbers(path: Path, name: str, shape: list[int], offsets: tuple[int, int]) -> None:
+    """Sizes and offsets must be numbers of 63 bits, and so must what a shape multiplies to, empty axes left out."""
+    if len(shape) > MAX_AXES or any(number >= MAX_NUMBER for number in (*shape, *offsets)):
+        raise InputError(f"{path}: {name} must have at most {MAX_AXES} axes, and sizes and offsets below 2^63")
+    if math.prod(size for size in shape if size) >= MAX_NUMBER:
+        raise InputError(f"{path}: {name} must have less than 2^63 elements, but has the shape {shape!r:.100}")
 
 
 def _check_cover(path: Path, spans: list[tuple[int, int, str]], size: int) -> None:

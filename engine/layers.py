@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from evomerge.engine.patterns import compiled
 from evomerge.engine.recipe import Group
 from evomerge.errors import InputError
 
@@ -103,7 +104,7 @@ def _checked(group: Group, num_layers: int) -> re.Pattern[str] | None:
     if group.modules == "all" or group.modules in MODULES:
         return None
     try:
-        return re.compile(group.modules)
+        return compiled(group.modules)
     except re.error as error:
         raise InputError(
             f"modules of a group must be all, {', '.join(MODULES)} or a regular expression, "

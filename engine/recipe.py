@@ -26,6 +26,19 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+MOST_CHARACTERS = 1_000
+
+
+def _printable(value: Any) -> Any:
+    """Names and paths are shown in messages and given to the system: in one line, and no longer than it takes."""
+    if isinstance(value, str) and (not value.isprintable() or len(value) > MOST_CHARACTERS):
+        raise ValueError(f"names must be printable and of at most {MOST_CHARACTERS} characters, but got {value!r:.60}")
+    return value
+
+
+Text = Annotated[str, BeforeValidator(_printable)]
+
+
 class ModelRef(Frozen):
     """Where a model comes from.
 
@@ -37,10 +50,10 @@ class ModelRef(Frozen):
         trust_remote_code: run the Python files that come with the model; off unless the user names it.
     """
 
-    model: str = Field(min_length=1)
-    revision: str | None = None
-    adapter: str | None = None
-    name: str = ""
+    model: Text = Field(min_length=1)
+    revision: Text | None = None
+    adapter: Text | None = None
+    name: Text = ""
     trust_remote_code: bool = False
 
     @model_validator(mode="before")
@@ -65,9 +78,12 @@ class ModelRef(Frozen):
 
 
 def _resolve(source: str, folder: Path) -> str:
-    path = Path(source).expanduser()
-    looks_local = source.startswith((".", "/", "~")) or (folder / path).exists()
-    return str((folder / path).resolve()) if looks_local else source
+    try:
+        path = folder / Path(source).expanduser()
+        looks_local = source.startswith((".", "/", "~")) or path.exists()
+        return str(path.resolve()) if looks_local else source
+    except (OSError, RuntimeError):  # a name too long, nobody's home, links in circles: whoever opens it says so
+        return source
 
 
 def _one_name(value: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -219,10 +220,12 @@ class _Level:
 
 def _bytes(path: Path, what: str, most: int) -> bytes:
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} must be {what}, but is no file")
         with path.open("rb") as file:
             data = file.read(most + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} must be {what}, but: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise InputError(f"{path} must be {what}, but: {error.strerror}") from None
     if len(data) > most:
         raise InputError(f"{path} must be {what}, but has more than {most} bytes")
     return data
@@ -231,8 +234,8 @@ def _bytes(path: Path, what: str, most: int) -> bytes:
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"has the key {next(name for name in names if names.count(name) > 1)!r:.{_SHOWN}} twice")
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"has the key {twice!r:.{_SHOWN}} twice")
     return found
 
 

@@ -147,7 +147,7 @@ def test_tables_of_frequencies_are_noted(tmp_path):
 
 def test_a_file_that_is_no_gguf(tmp_path, cache):
     (tmp_path / "math.gguf").write_bytes(b"anything")
-    assert "math.gguf must be a GGUF file that transformers reads, but: " in refused(tmp_path / "math.gguf")
+    assert "math.gguf must be a GGUF file that transformers reads, but " in refused(tmp_path / "math.gguf")
     assert not [entry for entry in cache.iterdir() if entry.is_dir()]
 
 
