@@ -1,1 +1,1 @@
-"""What is known of a search before anything heavy is loaded."""
+"""What can be known of a search before anything heavy is loaded."""
