@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -88,7 +89,7 @@ def comparison_table(result: dict[str, Any]) -> RenderableType:
         title_justify="left",
     )
     table.add_column("model")
-    for name in _short(tasks):
+    for name in short_names(tasks):
         table.add_column(name, justify="right")
     table.add_column("objective", justify="right")
     table.add_column("winner's gain", justify="right", no_wrap=True)
@@ -138,18 +139,18 @@ def front_table(members: list[dict[str, Any]]) -> Table:
     """The candidates that no other one beats."""
     tasks = list(members[0]["tasks"])
     table = Table("trial")
-    for name in _short(tasks):
+    for name in short_names(tasks):
         table.add_column(name, justify="right")
     for member in members:
         table.add_row(str(member["number"]), *(f"{member['tasks'][task]:.3f}" for task in tasks))
     return table
 
 
-def _short(names: list[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
     """Names without the words, up to an underscore, that all of them begin with."""
     heads = {name.partition("_")[0] for name in names}
     shared = f"{heads.pop()}_" if len(heads) == 1 else ""
-    return [name.removeprefix(shared) for name in names] if len(names) > 1 else names
+    return [name.removeprefix(shared) for name in names] if len(names) > 1 else list(names)
 
 
 def status_table(told: dict[str, Any]) -> Table:
