@@ -8,20 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.runs.files import append_line, cannot_write
 from evomerge.search.listener import Listener, TrialOutcome
 
 
 class EventFile(Listener):
-    """Appends one JSON object a line to `path`: {time, event, ...}; a line is written whole or not at all."""
+    """Appends one JSON object a line to `path`: {time, event, ...}.
+
+    Processes may append at the same time. Where one was killed or the disk was full within a line, the next one begins
+    a new line; `read_events` leaves out what is torn.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, event: str, **fields: Any) -> None:
-        """Add an event. `time` is in seconds since 1970."""
+        """Add an event. `time` is in seconds since 1970. Raises EvomergeError when the file cannot be written."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            append_line(self._path, line)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def note(self, text: str) -> None:
         """An event "note"."""
@@ -43,6 +50,23 @@ class EventFile(Listener):
                 "feasible": outcome.feasible,
             }
         self.write("trial", number=outcome.number, origin=outcome.origin, **told, tasks=outcome.tasks)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events in a file, in the order in which they were written; [] when there is no file."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [event for event in map(_event, lines) if event is not None]
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"time", "event"} <= found.keys() else None
 
 
 class Listeners(Listener):

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 LOCK_SECONDS = 60.0  # that a lock is waited for whether or not anybody is patient
 _PAUSES = (0.05, 5.0)  # seconds: the first one and the longest
-_TOLD_AFTER = 2.0  # seconds: what is over sooner is not worth a line
+_TOLD_AFTER = 1.0  # seconds: what is over sooner is not worth a line
 _SLICE = 0.2  # seconds between looks at a request to stop
 
 

@@ -106,6 +106,7 @@ class Network:
         self._server = server
         self.delay = 0.0
         self._lost: bytes | None = None
+        self._skipped = 0
         self._is_silent = False
         self._is_cut = False
         self._sockets: set[socket.socket] = set()
@@ -123,9 +124,14 @@ class Network:
         """Swallow everything and break nothing, as a firewall or a pulled plug does."""
         self._is_silent = True
 
-    def lose_answer_to(self, sent: bytes) -> None:
-        """Pass on the next piece that holds `sent`, and break its connection when the server has answered it."""
-        self._lost = sent
+    def lose_answer_to(self, sent: bytes, skip: int = 0) -> None:
+        """Pass on a piece that holds `sent`, and break its connection when the server has answered it.
+
+        Args:
+            sent: what the piece holds.
+            skip: pieces that hold it, to be passed on and answered before.
+        """
+        self._lost, self._skipped = sent, skip
 
     @property
     def has_lost(self) -> bool:
@@ -166,8 +172,10 @@ class Network:
     def _upwards(self, pair: _Pair) -> None:
         for piece in pair.pieces(pair.client):
             if self._lost is not None and self._lost in piece:
-                self._lost = None
-                pair.is_doomed = True
+                self._skipped -= 1
+                if self._skipped < 0:
+                    self._lost = None
+                    pair.is_doomed = True
             if not self._is_silent:
                 pair.pass_on(pair.server, piece)
 

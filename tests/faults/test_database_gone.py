@@ -1,0 +1,135 @@
+"""A search goes on when its database was away, and nothing that it wrote is lost or doubled."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evomerge.errors import EvomergeError, InterruptedRunError
+from tests.faults.conftest import Notes, check_whole, search
+from tests.search.toy import ToyRun
+from tests.servers import Network, Server, through
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
+    return search(tmp_path_factory.mktemp("undisturbed"))
+
+
+def at_chunk(count: int, act: Callable[[], None]) -> Callable[[ToyRun], None]:
+    """Act once before the chunk of documents of that number."""
+
+    def before(run: ToyRun) -> None:
+        run.evaluator.before_chunk = lambda done: act() if done == count else None
+
+    return before
+
+
+def outage(server: Server, seconds: float) -> Callable[[], None]:
+    def begin() -> None:
+        server.stop()
+        timer = threading.Timer(seconds, server.start)
+        timer.daemon = True
+        timer.start()
+
+    return begin
+
+
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(30.0, marks=pytest.mark.exhaustive)])
+def test_the_server_is_gone_for_a_while(
+    seconds: float, postgres_server: Server, postgres_database: str, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    run = search(tmp_path, postgres_database, before=at_chunk(5, outage(postgres_server, seconds)))
+    check_whole(run, undisturbed)
+    assert isinstance(run.listener, Notes)
+    assert run.listener.has(r"the database does not answer \(.*\); trying again for 60 s")
+    assert run.listener.has("the database answers again, after")
+
+
+def test_the_network_is_cut_for_a_while(
+    postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    def cut() -> None:
+        network.cut()
+        threading.Timer(0.5, network.mend).start()
+
+    url = through(network, postgres_database)
+    check_whole(search(tmp_path, url, before=at_chunk(4, cut)), undisturbed)
+
+
+def test_the_network_swallows_everything_for_a_while(
+    postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    def swallow() -> None:
+        network.silence()
+        threading.Timer(1.0, network.mend).start()
+
+    url = through(network, postgres_database)
+    check_whole(search(tmp_path, url, before=at_chunk(7, swallow)), undisturbed)
+
+
+@pytest.mark.parametrize("commit", [11, 48, 77])
+def test_the_answer_to_a_commit_is_lost(
+    commit: int, postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    url = through(network, postgres_database)
+    check_whole(search(tmp_path, url, before=lambda run: network.lose_answer_to(b"COMMIT", commit)), undisturbed)
+    assert network.has_lost
+
+
+@pytest.mark.exhaustive
+def test_the_answer_to_any_commit_is_lost(
+    postgres_server: Server, network: Network, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    for commit in itertools.count(0, 2):
+        postgres_server.execute(f"CREATE DATABASE lost_{commit}")
+        url = through(network, postgres_server.url(f"lost_{commit}"))
+        run = search(tmp_path, url, before=lambda run: network.lose_answer_to(b"COMMIT", commit))  # noqa: B023
+        check_whole(run, undisturbed)
+        run.storage.engine.dispose()
+        if not network.has_lost:
+            break
+    assert commit > 80
+
+
+def test_a_slow_network_changes_nothing(
+    postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    network.delay = 0.002
+    check_whole(search(tmp_path, through(network, postgres_database)), undisturbed)
+
+
+def test_a_database_that_stays_away_ends_the_search_in_one_line_and_resume_goes_on(
+    postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    url = through(network, postgres_database)
+    begun = time.monotonic()
+    with pytest.raises(EvomergeError, match="must answer, but it does not answer for .* resume goes on") as stopped:
+        search(tmp_path, url, seconds=1.0, before=at_chunk(6, network.cut))
+    assert "\n" not in str(stopped.value)
+    assert time.monotonic() - begun < 20
+    network.mend()
+    check_whole(search(tmp_path, url, stale=0.5), undisturbed)  # this process lives: it has to be missed
+
+
+def test_a_wait_can_be_interrupted(
+    postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
+) -> None:
+    url = through(network, postgres_database)
+
+    def before(run: ToyRun) -> None:
+        def cut() -> None:
+            network.cut()
+            threading.Timer(0.5, run.stop.set).start()
+
+        at_chunk(6, cut)(run)
+
+    with pytest.raises(InterruptedRunError):
+        search(tmp_path, url, before=before)
+    network.mend()
+    check_whole(search(tmp_path, url, stale=0.5), undisturbed)  # this process lives: it has to be missed
