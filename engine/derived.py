@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import torch
 
 from evomerge.engine.arena import Arena, Segment
 from evomerge.engine.della import critical_densities
 from evomerge.engine.kernels import Critical, Source
+from evomerge.engine.mapped import tensor_over
 from evomerge.engine.random_bits import Keys, random_key
+from evomerge.engine.sharing import Alive
 from evomerge.engine.statistics import words
 from evomerge.engine.store import BASE, Store
 
@@ -40,17 +44,46 @@ class Derived:
         place = (id(arena), source.expert)
         if place not in self._kept or self._kept[place][0] != source:
             self._kept.pop(place, None)
-            self._kept[place] = source, self._compute(arena, source, 0, arena.rows)
+            self._kept[place] = source, self._shared(arena, source)
         return self._kept[place][1][start:stop]
+
+    def _shared(self, arena: Arena, source: Critical) -> torch.Tensor:
+        """All rows, in memory that processes share where these share the sources."""
+        sharing = self._store.sharing
+        if sharing is None or arena.kind.device.type != "cpu":
+            return self._compute(arena, source, 0, arena.rows)
+        shape = (arena.rows, arena.kind.width)
+
+        def fill(contents: np.ndarray, alive: Alive) -> dict[str, Any]:
+            self._compute_into(tensor_over(contents, torch.int16).view(shape), arena, source, 0, alive)
+            return {}
+
+        name = repr(("critical densities", self._store.arenas.index(arena), source))
+        held = sharing.hold(name, 2 * arena.numel, fill)
+        if held is None:
+            return self._compute(arena, source, 0, arena.rows)
+        return tensor_over(held.contents, torch.int16).view(shape)
 
     def _compute(self, arena: Arena, source: Critical, start: int, stop: int) -> torch.Tensor:
         out = torch.zeros(stop - start, arena.kind.width, dtype=torch.int16, device=arena.kind.device)
+        self._compute_into(out, arena, source, start)
+        return out
+
+    def _compute_into(
+        self, out: torch.Tensor, arena: Arena, source: Critical, start: int, alive: Alive = lambda: None
+    ) -> None:
+        """Write rows from `start` on into `out`: int16 [rows, width], zeros before."""
         tasks = []
+        stop = start + out.shape[0]
         for segment, begin, numel, place in arena.parts(start, stop):
             tasks += self._tasks(segment, begin, out.view(-1)[place : place + numel])
+
+        def rank(task: tuple[Segment, int, int, torch.Tensor]) -> None:
+            alive()
+            self._rank(source, *task)
+
         with ThreadPoolExecutor(max(torch.get_num_threads(), 1) if out.device.type == "cpu" else 1) as pool:
-            list(pool.map(lambda task: self._rank(source, *task), tasks))
-        return out
+            list(pool.map(rank, tasks))
 
     def _tasks(self, segment: Segment, begin: int, out: torch.Tensor) -> list[tuple[Segment, int, int, torch.Tensor]]:
         """Whole rows of a parameter that together cover its elements [begin, begin + out.numel()), which go to `out`:

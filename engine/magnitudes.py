@@ -12,7 +12,7 @@ thousand), or 11 for each occupied bin (some thousand).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -51,20 +51,27 @@ class MagnitudeTable:
         chunks: yields the vector's magnitudes, float32 chunks in order, as often as it is called.
         numel: their number.
         many: whether they are known to take many values; otherwise that is found out.
+        counted: the arrays of another table of the same magnitudes, which need not be counted again then.
 
-    Attributes:
-        finite: whether all magnitudes are.
     """
 
-    def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int, *, many: bool = False) -> None:
+    def __init__(
+        self,
+        chunks: Callable[[], Iterator[torch.Tensor]],
+        numel: int,
+        *,
+        many: bool = False,
+        counted: Sequence[np.ndarray] | None = None,
+    ) -> None:
         self._chunks = chunks
         self._numel = numel
         self._sorted: np.ndarray | None = None
         self._mixed: np.ndarray | None = None
-        if numel <= SMALL:
+        if counted is not None:
+            self._take(counted)
+        elif numel <= SMALL:
             everything = torch.cat([torch.empty(0), *(chunk.cpu() for chunk in chunks())])
             self._sorted = everything.sort().values.numpy()
-            self.finite = bool(np.isfinite(self._sorted).all())
         elif many:
             self._count_bins()
         else:
@@ -72,6 +79,27 @@ class MagnitudeTable:
         self._members = lru_cache(maxsize=BINS_LOOKED_INTO)(self._members_of)
         self.threshold = lru_cache(maxsize=RECENT)(self._threshold)
         """The `Threshold` of k in [1, numel]; the most recent answers are kept."""
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that was counted: sorted magnitudes; or distinct ones, or bins, with their counts."""
+        if self._sorted is not None:
+            return (self._sorted,)
+        return (self._values, self._up_to) if self._mixed is None else (self._values, self._up_to, self._mixed)
+
+    @property
+    def finite(self) -> bool:
+        """Whether all magnitudes are finite: the largest tells, and NaN counts as larger than any."""
+        if self._sorted is not None:
+            return not len(self._sorted) or bool(np.isfinite(self._sorted[-1]))
+        return bool(self._values[0] < INFINITE)
+
+    def _take(self, counted: Sequence[np.ndarray]) -> None:
+        if len(counted) == 1:
+            (self._sorted,) = counted
+        else:
+            self._values, self._up_to, *mixed = counted
+            self._mixed = mixed[0] if mixed else None
 
     def _count(self) -> None:
         """Count distinct magnitudes, and give up where they are too many."""
@@ -86,7 +114,6 @@ class MagnitudeTable:
                 return
         values, counts = merged(*map(np.concatenate, zip(*found, strict=True)))
         self._values, self._up_to = values[::-1], counts[::-1].cumsum()
-        self.finite = bool(self._values[0] < INFINITE)
 
     def _count_bins(self) -> None:
         counts = np.zeros(BINS, dtype=np.int64)
@@ -100,7 +127,6 @@ class MagnitudeTable:
         bins = np.flatnonzero(counts)[::-1]
         self._values, self._up_to = (bins << 16).astype(np.int32), counts[bins].cumsum()
         self._mixed = mixed[bins]
-        self.finite = bool(self._values[0] < INFINITE)
 
     def _threshold(self, k: int) -> Threshold:
         if self._sorted is not None:
@@ -126,17 +152,32 @@ class RankTable:
         chunks: yields the numbers, float32 chunks in order, as often as it is called; none is minus infinity.
         numel: how many they are.
         many: whether they take many values, as the results of float32 arithmetic do.
+        counted: the arrays of another table of the same numbers, which need not be counted again then.
 
     Attributes:
         finite: whether all numbers are.
         positive: how many are above 0.
     """
 
-    def __init__(self, chunks: Callable[[], Iterator[torch.Tensor]], numel: int, *, many: bool) -> None:
+    def __init__(
+        self,
+        chunks: Callable[[], Iterator[torch.Tensor]],
+        numel: int,
+        *,
+        many: bool,
+        counted: Sequence[np.ndarray] | None = None,
+    ) -> None:
         self._chunks, self._numel, self._many = chunks, numel, many
-        self._above = MagnitudeTable(lambda: (chunk.clamp(min=0.0) for chunk in chunks()), numel, many=many)
+        self._above = MagnitudeTable(
+            lambda: (chunk.clamp(min=0.0) for chunk in chunks()), numel, many=many, counted=counted
+        )
         self.finite = self._above.finite
         self.positive = _positive(self._above, numel) if self.finite else 0
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that was counted of the numbers above 0; what lies below is counted where it is needed."""
+        return self._above.arrays
 
     def threshold(self, k: int) -> Threshold:
         """The `Threshold` of k in [1, numel]."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -11,6 +15,7 @@ import torch
 from evomerge.engine.alignment import align
 from evomerge.engine.arena import Arena
 from evomerge.engine.checkpoint import open_checkpoint
+from evomerge.engine.commons import Commons, common_plan
 from evomerge.engine.compiled import Launcher
 from evomerge.engine.derived import Derived
 from evomerge.engine.execute import PIECE, Fetch, Run, carry_out, merge_rows, pieces_of
@@ -50,12 +55,17 @@ class Sources:
         dtype: of the candidate: "float32", "bfloat16" or "float16".
         device: "auto", "cpu", "cuda", "cuda:i", or "balanced" for all GPUs together.
         tokenizer: whose vocabulary the candidate has: "base", "union" or an expert's name.
-        memory_limit: of this process's memory on the host, in bytes; None: what is free.
+        memory_limit: of the memory on the host of this process, or of all workers together, in bytes; None: what is
+            free.
         allow_nonfinite: whether sources may hold NaN or infinite weights.
         tell: told of the rules that were applied and of the memory plan, line by line, before weights are read.
         launcher: runs the kernels; by default one that compiles what is used often.
         methods: the methods of the recipes to come, as far as known; the memory plan counts what they keep.
         load: whether weights are read at once; otherwise `load` does it, after cheaper checks.
+        shared: a folder, which need not exist yet. Processes of this host that name the same one share sources in the
+            host's memory and statistics of the same models: the first reads them, the others map them
+            (docs/memory.md). None: every process has its own.
+        workers: how many processes of this host merge these models; the memory plan counts them all.
 
     Attributes:
         tokenizer: the one asked for.
@@ -85,9 +95,13 @@ class Sources:
         launcher: Launcher | None = None,
         methods: Sequence[str] = (),
         load: bool = True,
+        shared: Path | None = None,
+        workers: int = 1,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
+        if workers < 1:
+            raise InputError(f"workers must be at least 1, but got {workers}")
         self._refs = {expert.name: expert for expert in experts}
         if len(self._refs) < len(experts):
             raise InputError(f"experts must have unique names, but got {', '.join(expert.name for expert in experts)}")
@@ -100,12 +114,18 @@ class Sources:
         self.num_layers = self._live.layout.num_layers
         self.experts = tuple(self._refs)
         self.notes = alignment.notes
-        names = (base.name, *self._refs)
         self._ranked = any(METHODS.get(method).ranked for method in methods)
-        self.memory = plan_memory(
-            self._live.arenas, names, limit=memory_limit, in_memory=self._in_memory, ranked=self._ranked
-        )
         self._readings, self._tell = alignment.readings, tell
+        self._commons = None if shared is None else Commons(shared, alignment, self._live.arenas, tokenizer, tell)
+        plan = partial(
+            plan_memory,
+            self._live.arenas,
+            (base.name, *self._refs),
+            limit=memory_limit,
+            in_memory=self._in_memory,
+            ranked=self._ranked,
+        )
+        self.memory = common_plan(plan, self._live.arenas, self._commons, workers)
         if load:
             self.load()
 
@@ -119,6 +139,7 @@ class Sources:
             self._tell(line)
         if self._in_memory:
             self._live.allocate()
+        commons = self._commons if self.memory.shares else None
         self._store = Store(
             self._live.arenas,
             self._readings,
@@ -126,8 +147,11 @@ class Sources:
             self.memory.tiers,
             stage=self.memory.stage,
             allow_nonfinite=self._allow_nonfinite,
+            sharing=commons.sharing if commons else None,
         )
-        self._statistics = Statistics(self._store)
+        if commons is not None:
+            commons.check()
+        self._statistics = Statistics(self._store, commons.shelf() if commons else None)
         self._derived = Derived(self._store, keep=self._in_one_piece)
         self._planned: set[tuple[str, tuple[int, ...]]] = set()
 
@@ -180,8 +204,16 @@ class Sources:
         if taken in self._planned and not self._looks_again:  # every statistic is at hand
             return {slot.name: one(slot) for slot in self._slots}
         self._planned.add(taken)
-        largest_first = sorted(self._slots, key=lambda slot: -slot.live.numel())
-        return dict(zip((slot.name for slot in largest_first), self._in_parallel(one, largest_first), strict=True))
+        slots = self._in_turn()
+        return dict(zip((slot.name for slot in slots), self._in_parallel(one, slots), strict=True))
+
+    def _in_turn(self) -> list[Slot]:
+        """The slots, largest first, so that threads end together; where processes share what they compute, each has
+        an order of its own, so that they compute different things."""
+        slots = sorted(self._slots, key=lambda slot: -slot.live.numel())
+        if self.memory.shares:
+            random.Random(os.getpid()).shuffle(slots)
+        return slots
 
     @property
     def _looks_again(self) -> bool:

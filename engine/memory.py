@@ -2,15 +2,18 @@
 
 The candidate has to be in memory to be scored. Sources follow in order, the base first, as long as there is room:
 on the device, else (for a GPU) in pinned host memory, else they stay on disk and are read for every candidate.
+
+Several processes of one host count together: what each has for itself as often as there are processes, what they share
+once. GPUs are taken in turns.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -38,12 +41,32 @@ Place = Literal["device", "pinned host", "memory", "disk"]
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that takes memory: what, how many bytes, where, and whether it is a source of the merge."""
+    """One thing that takes memory.
+
+    Attributes:
+        what: it is.
+        nbytes: that one of it takes.
+        place: where.
+        source: whether it is a source of the merge.
+        copies: how many there are on this host; 0 where another run has it, with which it is shared.
+    """
 
     what: str
     nbytes: int
     place: Place
     source: bool = False
+    copies: int = 1
+
+    @property
+    def total(self) -> int:
+        """Bytes that all copies take."""
+        return self.nbytes * self.copies
+
+    @property
+    def line(self) -> str:
+        """The part for a reader."""
+        many = f", {self.copies} times {readable(self.nbytes)}" if self.copies > 1 else ""
+        return f"{readable(self.total):>9}  {self.place:<11}  {self.what}{many}"
 
 
 @dataclass(frozen=True)
@@ -51,11 +74,13 @@ class MemoryPlan:
     """What a merge keeps where.
 
     Attributes:
-        parts: everything that takes memory.
+        parts: everything that takes memory, of all workers together.
         tiers: where the base and each expert are kept.
         stage: elements of a source on disk that are staged at a time.
         limit: of the host's memory, in bytes; None: what is free.
         keeps_densities: whether critical densities are kept.
+        workers: processes of this host that the plan is for.
+        shares: whether they share what they can.
     """
 
     parts: tuple[Part, ...]
@@ -63,24 +88,57 @@ class MemoryPlan:
     stage: int
     limit: int | None
     keeps_densities: bool = False
+    workers: int = 1
+    shares: bool = False
 
     @property
     def host(self) -> int:
-        """Bytes of host memory at the peak, those of the process itself included."""
-        return sum(part.nbytes for part in self.parts if part.place in ("memory", "pinned host"))
+        """Bytes of host memory at the peak, those of the processes themselves included."""
+        return sum(part.total for part in self.parts if part.place in ("memory", "pinned host"))
 
     @property
     def device(self) -> int:
-        """Bytes of all GPUs' memory."""
-        return sum(part.nbytes for part in self.parts if part.place == "device")
+        """Bytes of all GPUs' memory that this process uses, with those of the workers on the same GPUs."""
+        return sum(part.total for part in self.parts if part.place == "device")
 
     def lines(self) -> list[str]:
         """The plan for a reader, one line for each part."""
-        rows = [f"{readable(part.nbytes):>9}  {part.place:<11}  {part.what}" for part in self.parts]
+        rows = [part.line for part in self.parts]
         limit = f", limit {readable(self.limit)}" if self.limit is not None else ""
+        workers = f" for {self.workers} workers" if self.workers > 1 else ""
         if self.device:
             rows.append(f"{readable(self.device):>9}  device       in all")
-        return [*rows, f"{readable(self.host):>9}  memory       in all{limit}"]
+        return [*rows, f"{readable(self.host):>9}  memory       in all{workers}{limit}"]
+
+    def as_data(self) -> dict[str, Any]:
+        """The plan as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> MemoryPlan:
+        """The plan that `as_data` gave."""
+        parts = tuple(Part(**part) for part in data["parts"])
+        return cls(**{**data, "parts": parts, "tiers": tuple(data["tiers"])})
+
+
+class Crowd(NamedTuple):
+    """Who else takes memory.
+
+    Attributes:
+        workers: processes of this host that merge the same models, this one included.
+        on_gpu: of these, the ones on each GPU.
+        shares: whether they share sources in the host's memory.
+        present: sources that other processes share already.
+    """
+
+    workers: int = 1
+    on_gpu: int = 1
+    shares: bool = False
+    present: Collection[int] = ()
+
+    def copies(self, source: int) -> int:
+        """How often a source in the host's memory takes room that is free now."""
+        return int(source not in self.present) if self.shares else self.workers
 
 
 def plan_memory(
@@ -90,54 +148,60 @@ def plan_memory(
     limit: int | None = None,
     in_memory: bool = True,
     ranked: bool = False,
+    crowd: Crowd = Crowd(),  # noqa: B008
 ) -> MemoryPlan:
     """Decide where the base and the experts are kept.
 
     Args:
         arenas: the parameters.
         names: of the base and the experts.
-        limit: of this process's memory on the host, in bytes; None: what is free now.
+        limit: of the memory on the host of this process, or of all workers together, in bytes; None: what is free now.
         in_memory: whether the candidate is kept in memory; otherwise it is written to disk piece by piece.
         ranked: whether a method reads critical densities (DELLA). They are kept if all sources are and there is room.
+        crowd: the processes that the plan is for.
 
     Raises:
         InputError: what has to be in memory does not fit.
     """
     cuda = any(arena.kind.device.type == "cuda" for arena in arenas)
-    needed = _always(arenas, in_memory=in_memory, cuda=cuda)
+    needed = _always(arenas, crowd, in_memory=in_memory, cuda=cuda)
     total = limit if limit is not None else resident() + int(available() * SHARE_FOR_MERGING)
-    host = total - sum(part.nbytes for part in needed if part.place == "memory")
-    room = _free_on_device(arenas) - sum(part.nbytes for part in needed if part.place == "device") if cuda else host
-    staging = _staging(arenas, range(len(names)), MIN_STAGE)
+    host = total - sum(part.total for part in needed if part.place == "memory")
+    room = _free_on_device(arenas) - sum(part.total for part in needed if part.place == "device") if cuda else host
+    staging = _staging(arenas, range(len(names)), MIN_STAGE) * crowd.workers
     if room < 0 and cuda:
         raise InputError(f"the GPU must hold the candidate ({readable(_candidate(arenas))}) beside what scoring needs")
     if host < staging:
-        listed = ", ".join(f"{readable(part.nbytes)} {part.what}" for part in needed)
+        listed = ", ".join(f"{readable(part.total)} {part.what}" for part in needed)
         raise InputError(
             f"{'free memory' if limit is None else 'memory_limit'} must be at least "
             f"{readable(total - host + staging)} ({listed}, {readable(staging)} pieces of sources), "
-            f"but is {readable(total)}"
+            f"but is {readable(total)}{f' for {crowd.workers} workers' if crowd.workers > 1 else ''}"
         )
-    tiers, placed = _tiers(_sizes(arenas, len(names)), names, room, host, staging, cuda=cuda)
+    tiers, placed = _tiers(_sizes(arenas, len(names)), names, room, host, staging, crowd, cuda=cuda)
+    plan = MemoryPlan((*needed, *placed), tuple(tiers), STAGE, limit, workers=crowd.workers, shares=crowd.shares)
     if "disk" not in tiers and ranked:
-        left = room - sum(part.nbytes for part in placed if part.place in ("device", "memory"))
+        left = room - sum(part.total for part in placed if part.place in ("device", "memory"))
         densities = sum(2 * arena.numel for arena in arenas) * (len(names) - 1)
-        if densities <= left:
-            placed.append(Part("critical densities", densities, "device" if cuda else "memory", source=True))
-            return MemoryPlan((*needed, *placed), tuple(tiers), STAGE, limit, keeps_densities=True)
-    return _with_staging(arenas, [*needed, *placed], tiers, limit, host)
+        copies = crowd.on_gpu if cuda else crowd.workers
+        if densities * copies <= left:
+            part = Part("critical densities", densities, "device" if cuda else "memory", source=True, copies=copies)
+            return replace(plan, parts=(*plan.parts, part), keeps_densities=True)
+    return _with_staging(arenas, plan, host)
 
 
-def _always(arenas: Sequence[Arena], *, in_memory: bool, cuda: bool) -> list[Part]:
+def _always(arenas: Sequence[Arena], crowd: Crowd, *, in_memory: bool, cuda: bool) -> list[Part]:
     """What has to be there wherever sources are."""
-    parts = [
-        Part("this process, libraries included", resident(), "memory"),
-        Part("kernels and statistics", WORKING, "memory"),
-    ]
+    parts = [Part("this process, libraries included", resident(), "memory")]
+    if crowd.workers > 1:
+        parts.append(Part("the other workers' processes", unshared(), "memory", copies=crowd.workers - 1))
+    parts.append(Part("kernels and statistics", WORKING, "memory", copies=crowd.workers))
     if in_memory and sum(arena.numel for arena in arenas) >= WORTH_A_PLAN:
-        parts.append(Part("the compiler", COMPILER, "memory"))
+        parts.append(Part("the compiler", COMPILER, "memory", copies=crowd.workers))
     if in_memory:
-        parts.append(Part("the candidate", _candidate(arenas), "device" if cuda else "memory"))
+        place: Place = "device" if cuda else "memory"
+        copies = crowd.on_gpu if cuda else crowd.workers
+        parts.append(Part("the candidate", _candidate(arenas), place, copies=copies))
     return parts
 
 
@@ -150,43 +214,46 @@ def _sizes(arenas: Sequence[Arena], sources: int) -> list[int]:
 
 
 def _tiers(
-    sources: Sequence[int], names: Sequence[str], room: int, host: int, staging: int, *, cuda: bool
+    sources: Sequence[int], names: Sequence[str], room: int, host: int, staging: int, crowd: Crowd, *, cuda: bool
 ) -> tuple[list[Tier], list[Part]]:
     """Where each source goes, and the parts that follow."""
     tiers: list[Tier] = []
     parts = []
     left = {"device": room, "host": host}
+    shared = {0: ", shared with another run", 1: ", shared"} if crowd.shares else {}
     for position, (size, name) in enumerate(zip(sources, names, strict=True)):
         what = f"base {name}" if position == 0 else f"expert {name}"
         last = position == len(names) - 1 and "disk" not in tiers
         spare = 0 if last else staging
-        if size <= left["device"] - (0 if cuda else spare):
+        here = crowd.copies(position)
+        on_device = crowd.on_gpu if cuda else here
+        if size * on_device <= left["device"] - (0 if cuda else spare):
             tiers.append("device")
-            left["device"] -= size
-            parts.append(Part(what, size, "device" if cuda else "memory", source=True))
-        elif cuda and size <= left["host"] - spare:
+            left["device"] -= size * on_device
+            note = "" if cuda else shared.get(here, "")
+            parts.append(Part(what + note, size, "device" if cuda else "memory", source=True, copies=on_device))
+        elif cuda and size * here <= left["host"] - spare:
             tiers.append("host")
-            left["host"] -= size
-            parts.append(Part(what, size, "pinned host", source=True))
+            left["host"] -= size * here
+            parts.append(Part(what + shared.get(here, ""), size, "pinned host", source=True, copies=here))
         else:
             tiers.append("disk")
             parts.append(Part(what, size, "disk", source=True))
     return tiers, parts
 
 
-def _with_staging(
-    arenas: Sequence[Arena], parts: Sequence[Part], tiers: Sequence[Tier], limit: int | None, host: int
-) -> MemoryPlan:
+def _with_staging(arenas: Sequence[Arena], plan: MemoryPlan, host: int) -> MemoryPlan:
     """The plan, with staging buffers as large as there is room for."""
-    on_disk = [i for i, tier in enumerate(tiers) if tier == "disk"]
+    on_disk = [i for i, tier in enumerate(plan.tiers) if tier == "disk"]
     if not on_disk:
-        return MemoryPlan(tuple(parts), tuple(tiers), STAGE, limit)
+        return plan
     stage = STAGE
-    held = sum(part.nbytes for part in parts if part.source and part.place not in ("disk", "device"))
-    while stage > MIN_STAGE and _staging(arenas, on_disk, stage) > host - held:
+    held = sum(part.total for part in plan.parts if part.source and part.place not in ("disk", "device"))
+    while stage > MIN_STAGE and _staging(arenas, on_disk, stage) * plan.workers > host - held:
         stage //= 2
-    staged = Part("pieces of what is on disk", _staging(arenas, on_disk, stage), "memory")
-    return MemoryPlan((*parts, staged), tuple(tiers), stage, limit)
+    size = _staging(arenas, on_disk, stage)
+    staged = Part("pieces of what is on disk", size, "memory", copies=plan.workers)
+    return replace(plan, parts=(*plan.parts, staged), stage=stage)
 
 
 def _staging(arenas: Sequence[Arena], sources: Sequence[int], stage: int) -> int:
@@ -208,6 +275,16 @@ def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def unshared() -> int:
+    """Bytes of this process's memory that it shares with no other and that no file holds; `resident()` where the
+    system does not say."""
+    try:
+        text = Path("/proc/self/smaps_rollup").read_text()
+        return sum(int(number) * 1024 for number in re.findall(r"^Private_Dirty:\s+(\d+) kB", text, re.MULTILINE))
+    except OSError:
+        return resident()
 
 
 def available() -> int:

@@ -365,4 +365,3 @@ def words(keys: Keys, start: int, like: torch.Tensor) -> torch.Tensor:
     key, multiplier = signed(torch.tensor([keys.experts[0].low, keys.experts[0].high | 1], device=like.device))
     word = expert_word(element_hash(seed[:, None], later[:, None], width), key, multiplier).view(-1).long() + HALF
     return word[start - first * width : start - first * width + like.numel()]
-

@@ -1,7 +1,7 @@
 """Where sources are while candidates are made: on the device, in the host's memory, or read from disk each time.
 
-Sources on the device or the host lie in one flat buffer for each arena. Sources on disk are read piece by piece
-into staging buffers, once for each pass.
+Sources on the device or the host lie in one flat buffer for each arena. In the host's memory the processes of one
+host can have them in common. Sources on disk are read piece by piece into staging buffers, once for each pass.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from evomerge.engine.arena import Arena, Segment
+from evomerge.engine.mapped import pin, tensor_over
+from evomerge.engine.sharing import Alive, Sharing
 from evomerge.errors import InputError
 
 Tier = Literal["device", "host", "disk"]
@@ -23,6 +26,9 @@ STAGE = 2**23
 
 READ = 2**22
 """Elements that one thread reads at a time."""
+
+PAGE = 4096
+"""Bytes; in shared memory each arena begins at a multiple."""
 
 
 class Reading(Protocol):
@@ -53,9 +59,10 @@ class Store:
         tiers: where the base and each expert are kept.
         stage: elements of a source on disk that are staged at a time.
         allow_nonfinite: whether weights may be NaN or infinite.
+        sharing: what processes of this host have in common: sources in the host's memory are, where it is given.
 
     Attributes:
-        stage: as given.
+        stage, sharing: as given.
         segments: the arena and segment of each parameter.
         experts: the experts' names.
         largest: the largest magnitude of any source that was looked at, that is of those not left on disk.
@@ -73,8 +80,9 @@ class Store:
         *,
         stage: int = STAGE,
         allow_nonfinite: bool = False,
+        sharing: Sharing | None = None,
     ) -> None:
-        self.stage = stage
+        self.stage, self.sharing = stage, sharing
         self.arenas = tuple(arenas)
         self.segments: dict[str, tuple[Arena, Segment]] = {s.name: (a, s) for a in arenas for s in a.segments}
         self.experts = tuple(names[1:])
@@ -131,23 +139,67 @@ class Store:
                 yield begin + start, [piece[start : start + step] for piece in staged]
 
     def _load(self, source: int, tier: Tier) -> None:
-        """Read a source into flat buffers, several threads at once."""
-        tasks = []
-        for arena in self.arenas:
-            pinned = tier == "host" and arena.kind.device.type == "cuda"
-            buffer = torch.empty(arena.rows, arena.kind.width, dtype=arena.kind.dtypes[source], pin_memory=pinned)
-            for segment in arena.segments:
-                flat = buffer.view(-1)
-                end = (segment.first + segment.rows) * arena.kind.width
-                flat[segment.first * arena.kind.width + segment.numel : end] = 0.0
-                tasks += [(segment, segment.flat(buffer)[k : k + READ], k) for k in range(0, segment.numel, READ)]
-            self._buffers[id(arena), source] = buffer
-        with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
-            extents = list(pool.map(lambda task: self._fill(source, *task), tasks))
-        self._judge(source, [(task[0].name, extent) for task, extent in zip(tasks, extents, strict=True)])
+        """Have a source in flat buffers: read, or mapped where another process has read it."""
+        if not self._share(source, tier):
+            buffers = [self._empty(arena, source, tier) for arena in self.arenas]
+            self._judge(source, self._read_all(source, buffers))
+            self._keep(source, buffers)
         for arena in self.arenas:
             if tier == "device" and arena.kind.device.type != "cpu":
                 self._buffers[id(arena), source] = self._buffers[id(arena), source].to(arena.kind.device)
+
+    def _share(self, source: int, tier: Tier) -> bool:
+        """Have a source in memory that processes share, if it is to be in the host's and that is possible."""
+        if self.sharing is None or not is_shareable(self.arenas, tier):
+            return False
+        places = places_of(self.arenas, source)
+
+        def fill(contents: np.ndarray, alive: Alive) -> dict[str, Any]:
+            return summary(self._read_all(source, self._carved(contents, source, places), alive))
+
+        held = self.sharing.hold(shared_name(source), places[-1], fill)
+        if held is None:
+            return False
+        self._judge(source, extents_in(held.told))
+        self._keep(source, self._carved(held.contents, source, places))
+        if tier == "host":
+            pin(held.contents)
+        return True
+
+    def _keep(self, source: int, buffers: Sequence[torch.Tensor]) -> None:
+        self._buffers |= {(id(arena), source): buffer for arena, buffer in zip(self.arenas, buffers, strict=True)}
+
+    def _empty(self, arena: Arena, source: int, tier: Tier) -> torch.Tensor:
+        pinned = tier == "host" and arena.kind.device.type == "cuda"
+        return torch.empty(arena.rows, arena.kind.width, dtype=arena.kind.dtypes[source], pin_memory=pinned)
+
+    def _carved(self, contents: np.ndarray, source: int, places: Sequence[int]) -> list[torch.Tensor]:
+        """The arenas' buffers [rows, width] in shared memory."""
+        return [
+            tensor_over(contents[place : place + nbytes_of(arena, source)], arena.kind.dtypes[source]).view(
+                arena.rows, arena.kind.width
+            )
+            for arena, place in zip(self.arenas, places[:-1], strict=True)
+        ]
+
+    def _read_all(
+        self, source: int, buffers: Sequence[torch.Tensor], alive: Alive = lambda: None
+    ) -> list[tuple[str, Extent]]:
+        """Read a source into buffers of the arenas, several threads at once; what was found in each parameter."""
+        tasks = []
+        for arena, buffer in zip(self.arenas, buffers, strict=True):
+            flat = buffer.view(-1)
+            for segment in arena.segments:
+                end = (segment.first + segment.rows) * arena.kind.width
+                flat[segment.first * arena.kind.width + segment.numel : end] = 0.0
+                tasks += [(segment, segment.flat(buffer)[k : k + READ], k) for k in range(0, segment.numel, READ)]
+
+        def read(task: tuple[Segment, torch.Tensor, int]) -> tuple[str, Extent]:
+            alive()
+            return task[0].name, self._fill(source, *task)
+
+        with ThreadPoolExecutor(max(torch.get_num_threads(), 1)) as pool:
+            return list(pool.map(read, tasks))
 
     def _fill(self, source: int, segment: Segment, out: torch.Tensor, start: int) -> Extent:
         self._readings[source][segment.name].fill(out, start)
@@ -175,6 +227,44 @@ class Store:
                 f"weights must be finite, but {who} {self._names[source]!r} holds {counts[worst]} NaN or infinite "
                 f"values in {worst}{more}; allow_nonfinite: true takes them as they are"
             )
+
+
+def is_shareable(arenas: Sequence[Arena], tier: Tier) -> bool:
+    """Whether a source in that tier lies in the host's memory, where processes can have it in common."""
+    return tier == "host" or (tier == "device" and all(arena.kind.device.type == "cpu" for arena in arenas))
+
+
+def shared_name(source: int) -> str:
+    """What processes call the buffers of a source among themselves."""
+    return f"source {source}"
+
+
+def nbytes_of(arena: Arena, source: int) -> int:
+    """Bytes of a source's buffer in an arena."""
+    return arena.numel * arena.kind.dtypes[source].itemsize
+
+
+def places_of(arenas: Sequence[Arena], source: int) -> list[int]:
+    """Where a source's buffers begin in memory that holds one after the other, and last how many bytes that takes."""
+    places = [0]
+    for arena in arenas:
+        places.append(-(-(places[-1] + nbytes_of(arena, source)) // PAGE) * PAGE)
+    return places
+
+
+def summary(extents: Sequence[tuple[str, Extent]]) -> dict[str, Any]:
+    """What was found in a source, as JSON."""
+    counts: dict[str, int] = {}
+    for name, extent in extents:
+        if extent.not_finite:
+            counts[name] = counts.get(name, 0) + extent.not_finite
+    return {"largest": max((extent.largest for _, extent in extents), default=0.0), "not finite": counts}
+
+
+def extents_in(told: Mapping[str, Any]) -> list[tuple[str, Extent]]:
+    """What `summary` has summed up."""
+    counts = [(name, Extent(0.0, count)) for name, count in told["not finite"].items()]
+    return [("", Extent(told["largest"], 0)), *counts]
 
 
 def extent_of(piece: torch.Tensor) -> Extent:
