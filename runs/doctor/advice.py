@@ -39,6 +39,11 @@ def judged(conflict: Conflict, methods: tuple[str, ...] = ()) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.level != "warning")
 
 
+def lines_of(conflict: Conflict, methods: tuple[str, ...] = ()) -> list[str]:
+    """The same, a line each."""
+    return [f"{each.text}; {each.advice}" if each.advice else each.text for each in judged(conflict, methods)]
+
+
 def _idle(conflict: Conflict) -> Iterator[Finding]:
     total = conflict.of()
     for place, name in enumerate(conflict.experts):
@@ -47,29 +52,31 @@ def _idle(conflict: Conflict) -> Iterator[Finding]:
 
 
 def _pairs(conflict: Conflict, methods: tuple[str, ...]) -> Iterator[Finding]:
+    """A finding for each verdict, with its pairs."""
     total = conflict.of()
+    found: dict[Finding, list[str]] = {}
     for one, other in conflict.pairs():
         cosine, signs = total.cosine(one, other), total.signs(one, other)
-        if cosine is None:
-            continue
-        names = f"{conflict.experts[one]} and {conflict.experts[other]}"
-        told = f"{names}: cosine {cosine:.2f}" + (f", signs agree in {signs:.0%}" if signs is not None else "")
-        yield _judged_pair(told, cosine, signs, methods)
+        if cosine is not None:
+            names = f"{conflict.experts[one]} and {conflict.experts[other]}"
+            told = f"{names} (cosine {cosine:.2f}" + (f", {signs:.0%} of signs agree)" if signs is not None else ")")
+            found.setdefault(_verdict(cosine, signs, methods), []).append(told)
+    for verdict, pairs in found.items():
+        yield verdict._replace(text=f"{verdict.text}: {', '.join(pairs)}")
 
 
-def _judged_pair(told: str, cosine: float, signs: float | None, methods: tuple[str, ...]) -> Finding:
+def _verdict(cosine: float, signs: float | None, methods: tuple[str, ...]) -> Finding:
     if cosine >= ALIKE:
-        return warning(f"{told}: nearly one model", "leave one of them out: it only makes the space larger")
+        return warning("nearly one model", "leave one of them out: it only makes the space larger")
     if cosine <= AGAINST or (signs is not None and signs < UNLIKE):
-        elect = "ties and pcb elect a sign or a winner for each weight, consensus leaves out what one expert alone wants"
-        chosen = any(method in ELECTING for method in methods)
-        return ok(f"{told}: large changes oppose each other", "" if chosen else elect)
+        elect = "ties and pcb elect for each weight, consensus leaves out what one expert alone wants"
+        return ok("large changes oppose each other", "" if any(each in ELECTING for each in methods) else elect)
     if cosine >= ALONG:
         return ok(
-            f"{told}: they point the same way, and their sum overshoots",
+            "their changes point the same way, and a sum of them overshoots",
             "weights that sum to 1 (linear, nuslerp), or upper bounds below 1",
         )
-    return ok(f"{told}: nearly independent", "task_arithmetic or dare_linear will do, with weights up to 1 or more for each")
+    return ok("nearly independent", "task_arithmetic or dare_linear will do, each with weights up to 1 or more")
 
 
 def _lengths(conflict: Conflict) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """How experts get along: angles, signs and lengths of their task vectors, by layer, from a sample of the weights.
 
-Of a parameter with more than `SAMPLE` elements, evenly spaced runs of so many in all are read. An angle's cosine is then
-right to 1 / sqrt(SAMPLE), .004, a parameter. Memory is bounded by the sample, whatever the models' size.
+Of a parameter with more than `SAMPLE` elements, evenly spaced runs of so many in all are read, and its
+cosine is right to 1 / sqrt(SAMPLE), .004. Memory is bounded by the sample, whatever the models' size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUNS = 16
 """Evenly spaced runs that they are read in."""
 
 LARGE = 0.2
-"""Share of an expert's largest changes whose signs are compared: what TIES keeps by default (arXiv:2306.01708, section 4)."""
+"""Share of an expert's changes, the largest, whose signs are compared: what TIES keeps (arXiv:2306.01708)."""
 
 OUTSIDE = "outside"
 """The label of what lies in no layer: embeddings, the last norm, the head."""
@@ -214,5 +214,3 @@ def _rows(sums: Sequence[Sums], one: int, other: int) -> dict[str, list[float | 
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 4)
-
-

@@ -1,8 +1,8 @@
 """Texts that occur twice, exactly or nearly, among up to some hundred thousand.
 
-Exactly: equal after NFKC, case folding and with runs of spaces as one. Nearly: the sets of their runs of five words have
-a Jaccard similarity of at least .8 (Lee et al. 2022, arXiv:2107.06499, section 4.2, who use MinHash as here). Runs that
-many documents of a task share are the task's wording and do not count.
+Exactly: equal after NFKC, case folding and with runs of spaces as one. Nearly: the sets of their runs of five words
+have a Jaccard similarity of at least .8 (Lee et al. 2022, arXiv:2107.06499, section 4.2, who use MinHash as here). Runs
+that many documents of a task share are the task's wording and do not count.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BANDS, ROWS = 16, 4
 """Of the signatures: a pair at .8 meets in a band with a probability of 1 - (1 - .8^4)^16 = .9998, at .5 of .64."""
 
 NEIGHBOURS = 8
-"""Texts of one band that each is compared with: where more than so many nearly equal ones meet, some pairs are not seen."""
+"""Texts of one band that each is compared with: where more nearly equal ones meet, some pairs are not seen."""
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
@@ -150,7 +150,7 @@ def _signatures(hashes: Hashes, starts: Numbers) -> Hashes:
 
 def _candidates(signatures: Hashes) -> list[tuple[int, int]]:
     """Pairs that meet in a band and whose signatures agree in about as much as they have to."""
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for band in range(BANDS):
         key = np.zeros(len(signatures), dtype=np.uint64)
         for row in range(ROWS):
@@ -160,7 +160,8 @@ def _candidates(signatures: Hashes) -> list[tuple[int, int]]:
             same = key[order[:-step]] == key[order[step:]]
             one, other = order[:-step][same], order[step:][same]
             agree = (signatures[one] == signatures[other]).mean(axis=1) >= ALIKE - 0.2
-            pairs.update(zip(np.minimum(one, other)[agree].tolist(), np.maximum(one, other)[agree].tolist(), strict=True))
+            left, right = np.minimum(one, other)[agree], np.maximum(one, other)[agree]
+            pairs.update(zip(left.tolist(), right.tolist(), strict=True))
     return sorted(pairs)
 
 

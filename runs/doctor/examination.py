@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from evomerge.errors import InputError
 from evomerge.runs.doctor.check import Check, in_order
-from evomerge.runs.doctor.findings import LEVELS, Finding, Level, LeftOut, error, skipped
+from evomerge.runs.doctor.findings import LEVELS, Finding, LeftOut, Level, error, skipped
 from evomerge.runs.doctor.subject import Subject
 from evomerge.search.config import SearchConfig
 

@@ -11,12 +11,12 @@ class Examples(NamedTuple):
     """A task's worked examples.
 
     Attributes:
-        count: in each prompt.
+        number: in each prompt.
         where: what they are drawn from, in words.
         from_scored: whether that is the data that the task is scored on.
     """
 
-    count: int
+    number: int
     where: str
     from_scored: bool
 

@@ -34,6 +34,10 @@ class once(Generic[T]):  # noqa: N801 - used as a decorator, like `property`
             held[self._name] = _settled(lambda: self._compute(owner))
         return held[self._name]()
 
+    def __set__(self, owner: object, value: T) -> None:
+        """Give the value, where it is known already."""
+        owner.__dict__.setdefault("_once", {})[self._name] = lambda: value
+
 
 def _settled(compute: Callable[[], T]) -> Callable[[], T]:
     """A function that gives what `compute` gave, or raises what it raised."""

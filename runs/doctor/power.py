@@ -57,7 +57,9 @@ class Power(NamedTuple):
     needed: int
 
 
-def power_of(metrics: tuple[TaskMetric, ...], report: Mapping[str, int], search: Mapping[str, int], trials: int) -> Power:
+def power_of(
+    metrics: tuple[TaskMetric, ...], report: Mapping[str, int], search: Mapping[str, int], trials: int
+) -> Power:
     """The power of a search whose objective is the weighted mean of means of right-or-wrong documents.
 
     A difference d of two models on a document is -1, 0 or 1, and 0 on all but `DISAGREE` of them; without a gain its

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import InputError
-from evomerge.evaluators import Document, EvaluateConfig, Evaluator, Split, TaskMetric, make_evaluator
+from evomerge.evaluators import Document, EvaluateConfig, Evaluator, Split, TaskMetric, TaskSpec, make_evaluator
 from evomerge.evaluators.entries import entries
 from evomerge.evaluators.taskfiles import one_line
 from evomerge.runs.doctor.findings import LeftOut
@@ -126,7 +126,7 @@ def _is_away(error: InputError) -> bool:
 
 def _singly(config: EvaluateConfig) -> dict[str, EvaluateConfig]:
     """A configuration for each task; constraints on tasks of their own count as tasks."""
-    specs = {}
+    specs: dict[str, TaskSpec] = {}
     for entry in entries(config):
         specs.setdefault(entry.spec.task, entry.spec)
     plain = {"constraints": (), "objective": "mean"}

@@ -14,14 +14,9 @@ def conflict(subject: Subject) -> Iterator[Finding]:
     """Angles, signs and lengths of the experts' task vectors, and what they mean for methods and bounds."""
     if not subject.weights:
         raise LeftOut("weights are not to be read (--no-weights)")
-    from evomerge.runs.doctor.advice import judged
+    from evomerge.runs.doctor.advice import judged, lines_of
     from evomerge.runs.doctor.conflict import conflict_of
 
     found = conflict_of(subject.alignment)
-    findings = judged(found, subject.config.merge.method)
-    subject.parts["conflict"] = found.as_data([_line(finding) for finding in findings])
-    yield from findings
-
-
-def _line(finding: Finding) -> str:
-    return f"{finding.text}; {finding.advice}" if finding.advice else finding.text
+    subject.parts["conflict"] = found.as_data(lines_of(found, subject.config.merge.method))
+    yield from judged(found, subject.config.merge.method)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from evomerge.engine.headers import TensorHeader
 
 MANY = 4
-"""Experts. Gains grow about as 1 - 1/k: the third adds a sixth of the whole, the fifth a twentieth (arXiv:2509.24244)."""
+"""Experts. Gains grow about as 1 - 1/k: the third adds a sixth, the fifth a twentieth (arXiv:2509.24244)."""
 
 Headers = dict[str, "TensorHeader"]
 
@@ -70,17 +70,18 @@ def architecture(subject: Subject) -> Iterator[Finding]:
 def dtypes(subject: Subject) -> Iterator[Finding]:
     """Whether the candidate's dtype holds what the sources hold."""
     wanted = subject.config.merge.dtype
+    stored: dict[str, list[str]] = {}
     for source in subject.sources:
-        if isinstance(source.held, InputError | LeftOut):
-            continue
-        kinds = _dtypes(source.held.headers)
-        if wanted == "float16" and any(kind in kinds for kind in ("BF16", "F32", "F64")):
+        if not isinstance(source.held, InputError | LeftOut):
+            stored.setdefault(_listed(_dtypes(source.held.headers)), []).append(source.label)
+    for kinds, labels in stored.items():
+        if wanted == "float16" and kinds != "F16":
             yield warning(
-                f"{source.label} is stored in {_listed(kinds)} and the candidate in float16, which ends at 65,504",
+                f"{', '.join(labels)}: stored in {kinds}, and the candidate is float16, which ends at 65,504",
                 "use `merge.dtype: bfloat16`, unless the device lacks it",
             )
         else:
-            yield ok(f"{source.label}: {_listed(kinds)} into {wanted}, computed in float32")
+            yield ok(f"{', '.join(labels)}: {kinds} into {wanted}, computed in float32")
 
 
 @check("tokenizers", 30)

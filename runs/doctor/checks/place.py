@@ -76,7 +76,7 @@ def _workers_memory(subject: Subject, host: int) -> Iterator[Finding]:
     workers = subject.config.runtime.workers
     if workers > 1 and host > available():
         yield warning(
-            f"one worker's plan takes {readable(host)}, and {workers} of them share {readable(available())} that are free",
+            f"one worker's plan takes {readable(host)}, and {workers} share {readable(available())} that are free",
             "fewer workers, or a runtime.memory_limit for each",
         )
 

@@ -46,7 +46,7 @@ def _gain(seen: Power, some: str) -> Finding:
 
 def _luck(seen: Power, trials: int, finalists: int, some: str) -> Finding:
     told = (
-        f"the best of {trials} candidates is expected to look {100 * seen.luck:.1f} points better on search than it is, "
+        f"the best of {trials} candidates should look {100 * seen.luck:.1f} points better on search than it is, "
         f"and to be {100 * seen.loss:.1f} worse than the best there is (true scores around {RATE:g} with a standard "
         f"deviation of {100 * SPREAD:.0f}){some}"
     )

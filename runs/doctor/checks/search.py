@@ -13,7 +13,7 @@ CURRICULUM = ("auto",)
 """Samplers that begin with few numbers and take in more as trials allow."""
 
 GENERATIONS = 10
-"""CMA-ES adapts its covariance over about n^2 candidates, and its step size over some ten populations (arXiv:1604.00772)."""
+"""Populations over which CMA-ES adapts its step size; its covariance takes some n^2 candidates (arXiv:1604.00772)."""
 
 PER_DIMENSION = {"gp": 2, "tpe": 4}
 """Trials a dimension below which a model over all dimensions at once has little to stand on: at 64 dimensions and 200

@@ -57,15 +57,15 @@ def worked_examples(subject: Subject) -> Iterator[Finding]:
     """Where worked examples are drawn from."""
     for name, prepared in _seen(subject).items():
         found = examples_of(prepared.task)
-        if found.count == 0:
+        if found.number == 0:
             continue
         if found.from_scored:
             yield warning(
-                f"{name} draws its {found.count} worked examples from {found.where}, which it is scored on",
+                f"{name} draws its {found.number} worked examples from {found.where}, which it is scored on",
                 "give the task a `fewshot_split` or `training_split` of its own: other documents' answers are shown",
             )
         else:
-            yield ok(f"{name}: {found.count} worked examples from {found.where}")
+            yield ok(f"{name}: {found.number} worked examples from {found.where}")
 
 
 @check("lengths", 76)
