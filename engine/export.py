@@ -140,6 +140,29 @@ def check_new_folder(folder: str | Path) -> None:
         raise InputError(f"an export must go to a new or empty folder, but {str(folder)!r} is not empty")
 
 
+def check_target(folder: str | Path, nbytes: int = 0) -> None:
+    """Check what can be known before anything is merged; writes nothing.
+
+    Args:
+        folder: where an export is to go.
+        nbytes: what its weights take at least.
+
+    Raises:
+        InputError: it is neither absent nor empty, nothing may be written there, or the disk has not enough room.
+    """
+    check_new_folder(folder)
+    place = Path(folder).absolute()
+    place = next(parent for parent in (place, *place.parents) if parent.exists())
+    if not place.is_dir():
+        raise InputError(
+            f"an export must go into a folder, but {str(place)!r}, on the way to {str(folder)!r}, is a file"
+        )
+    above = place.parent if place == Path(folder).absolute() else place
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"an export must go where files may be written, but {str(above)!r} may not be written to")
+    check_room(place, nbytes)
+
+
 def check_room(folder: Path, nbytes: int) -> None:
     """Raise InputError unless the disk of an existing folder has room for weights of so many bytes."""
     free = shutil.disk_usage(folder).free

@@ -16,6 +16,10 @@ Read = Callable[[Scalar], Any]
 """From a scalar of the file to the value of a parameter; raises InputError."""
 
 
+ON_A_LAYER = 1e-9
+"""A place in a gradient that is so near to one of its values is meant to be that value, and off by rounding only."""
+
+
 def check_setting(setting: Any, where: str) -> None:
     """Raise InputError unless `setting` has a form that `resolve` knows."""
     if isinstance(setting, Mapping):
@@ -58,6 +62,8 @@ def resolve(setting: Any, name: str, t: float, read: Read) -> Any:
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return values[int(t * (len(values) - 1))]
     place = t * (len(values) - 1)
+    if abs(place - round(place)) < ON_A_LAYER:
+        return values[round(place)]
     below = int(place)
     above = min(len(values) - 1, below + 1)
     share = place - below

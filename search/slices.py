@@ -69,17 +69,30 @@ Numbering = Callable[[Slice, str, float], Numbers]
 
 def shape_of(checkpoint: Checkpoint) -> Shape:
     """Where a checkpoint's parameters lie. Raises InputError when its layers cannot be told by their names."""
-    depth = getattr(checkpoint.pretrained_config.get_text_config(decoder=True), "num_hidden_layers", None)
+    depth = depth_of(checkpoint)
+    shape = shape_of_names(checkpoint.names(), depth)
+    if shape is None:
+        raise InputError(f"{checkpoint.folder} must name its {depth} layers by number, but does not")
+    return shape
+
+
+def depth_of(checkpoint: Checkpoint) -> int:
+    """How many decoder layers the configuration gives the model; 0 where it does not say."""
+    return getattr(checkpoint.pretrained_config.get_text_config(decoder=True), "num_hidden_layers", None) or 0
+
+
+def shape_of_names(names: Sequence[str], depth: int) -> Shape | None:
+    """Where parameters of these names lie; None where not exactly one series of `depth` numbers is among them."""
     found: dict[str, dict[int, list[str]]] = {}
-    for name in checkpoint.names():
+    for name in names:
         if match := re.match(r"(.*?\.|)(\d+)\.(.+)$", name):
             found.setdefault(match[1], {}).setdefault(int(match[2]), []).append(match[3])
     fitting = [prefix for prefix, layers in found.items() if depth and sorted(layers) == list(range(depth))]
     if len(fitting) != 1:
-        raise InputError(f"{checkpoint.folder} must name {depth} layers by number, but has {sorted(found) or 'none'}")
+        return None
     prefix = fitting[0]
-    layers = tuple(tuple(found[prefix][layer]) for layer in range(len(found[prefix])))
-    outside = [name for name in checkpoint.names() if not re.match(rf"{re.escape(prefix)}\d+\.", name)]
+    layers = tuple(tuple(found[prefix][layer]) for layer in range(depth))
+    outside = [name for name in names if not re.match(rf"{re.escape(prefix)}\d+\.", name)]
     return Shape(prefix, layers, tuple(dict.fromkeys([*outside, "lm_head.weight"])))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evomerge.runs.verbs.licensing import AcceptLicence, StatedLicences
 from evomerge.runs.verbs.options import (
     Device,
     Json,
@@ -19,12 +20,26 @@ def merge(
     recipe: Annotated[Path, typer.Argument(help="A recipe in YAML or JSON, or a mergekit YAML.")],
     to: Annotated[Path, typer.Option(help="A new folder.")],
     device: Device = None,
+    licence: StatedLicences = None,
+    accept_licence: AcceptLicence = False,
     memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
     """Merge one recipe and write its checkpoint."""
     from evomerge.runs.export import write_recipe
-    from evomerge.search.recipes import read_recipe
+    from evomerge.runs.licences import parse_stated
+    from evomerge.search.recipes import read_merge
 
-    folder = write_recipe(read_recipe(recipe), to, device or "auto", memory_limit=memory_limit, tell=tell)
+    stated = parse_stated(licence or [])
+    read = read_merge(recipe, tell)
+    folder = write_recipe(
+        read.recipe,
+        to,
+        device or "auto",
+        memory_limit=memory_limit,
+        chat_template=read.chat_template,
+        licences=stated,
+        accept_licence=accept_licence,
+        tell=tell,
+    )
     tell_folder(folder, as_json)
