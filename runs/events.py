@@ -10,6 +10,7 @@ from typing import Any
 
 from evomerge.runs.files import append_line, cannot_write
 from evomerge.search.listener import Listener, TrialOutcome
+from evomerge.secrets import hide
 
 
 class EventFile(Listener):
@@ -24,7 +25,7 @@ class EventFile(Listener):
 
     def write(self, event: str, **fields: Any) -> None:
         """Add an event. `time` is in seconds since 1970. Raises EvomergeError when the file cannot be written."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **_without_secrets(fields)})
         try:
             append_line(self._path, line)
         except OSError as error:
@@ -50,6 +51,14 @@ class EventFile(Listener):
                 "feasible": outcome.feasible,
             }
         self.write("trial", number=outcome.number, origin=outcome.origin, **told, tasks=outcome.tasks)
+
+
+def _without_secrets(tree: Any) -> Any:
+    if isinstance(tree, str):
+        return hide(tree)
+    if isinstance(tree, dict):
+        return {key: _without_secrets(value) for key, value in tree.items()}
+    return [_without_secrets(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -18,12 +18,14 @@ from evomerge.errors import EvomergeError, InputError
 from evomerge.search.outages import one_line, outage
 from evomerge.search.patience import LOCK_SECONDS, patience_of
 from evomerge.search.schema import check_schema
+from evomerge.secrets import HIDDEN, hide, public_url
+
+__all__ = ["open_storage", "public_url", "quiet_optuna", "sqlite_url"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 FORM = "DIALECT+DRIVER://USER:PASSWORD@HOST:PORT/DATABASE"
 _DRIVERS = {"postgresql": ("psycopg", "postgres"), "mysql": ("pymysql", "mysql")}  # by dialect: a driver, and our extra
-_SECRETS = {"password", "passwd", "sslpassword"}  # keys of a URL's query that public_url leaves out
 _IDEMPOTENT = (
     "get_study_id_from_name",
     "get_study_name_from_id",
@@ -162,8 +164,7 @@ def _refusal(url: str, parsed: URL, error: Exception) -> InputError:
     found = outage(error)
     cause = getattr(error, "orig", None) or error.__cause__ or error
     reason = one_line(getattr(cause, "orig", None) or cause)
-    if parsed.password:
-        reason = reason.replace(str(parsed.password), "***")
+    reason = hide(reason.replace(str(parsed.password), HIDDEN) if parsed.password else reason)
     if found is not None and found.advice:
         return InputError(f"{rule}{found.advice} ({reason})")
     hint = next((hint for sign, hint in _HINTS.items() if sign in reason.lower()), "")
@@ -207,19 +208,3 @@ def _tune_postgres(connection: Any, _record: object) -> None:
 
 
 _TUNE: Mapping[str, Callable[[Any, object], None]] = {"sqlite": _tune_sqlite, "postgresql": _tune_postgres}
-
-
-def public_url(url: str) -> str:
-    """The URL without its password."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        scheme, _, rest = url.partition("://")
-        credentials, at, host = rest.rpartition("@")
-        return f"{scheme}://{credentials.split(':')[0]}{at}{host}" if at else url
-    kept = {key: value for key, value in parsed.query.items() if key.lower() not in _SECRETS}
-    if parsed.password is None and kept == dict(parsed.query):
-        return url
-    return URL.create(
-        parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, kept
-    ).render_as_string()

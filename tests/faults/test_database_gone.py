@@ -109,7 +109,7 @@ def test_a_database_that_stays_away_ends_the_search_in_one_line_and_resume_goes_
 ) -> None:
     url = through(network, postgres_database)
     begun = time.monotonic()
-    with pytest.raises(EvomergeError, match="must answer, but it does not answer for .* resume goes on") as stopped:
+    with pytest.raises(EvomergeError, match=r"must answer, but it does not answer for .* resume goes on") as stopped:
         search(tmp_path, url, seconds=1.0, before=at_chunk(6, network.cut))
     assert "\n" not in str(stopped.value)
     assert time.monotonic() - begun < 20
