@@ -12,7 +12,8 @@ from evomerge.runs.report.facts import Facts
 from evomerge.search.shrinkage import in_words
 
 Row = Mapping[str, Any]
-SHOWN = 40  # baselines in a chart; the table has them all
+TASKS_SHOWN = 40  # in the table; with more of them it has the objective alone
+SHOWN = 20  # baselines in a chart; the table has them all
 
 
 def answer(facts: Facts) -> Section:
@@ -121,8 +122,9 @@ def _scores(facts: Facts, rows: list[tuple[str, Row]]) -> Table:
     assert facts.result is not None
     winner, split = facts.result["winner"], facts.result["split"]
     tasks = list(winner["tasks"])
-    head = ["model", *([] if len(tasks) > SHOWN else short_names(tasks)), "objective", "winner's gain", "95 % interval"]
-    kept = tasks if len(tasks) <= SHOWN else []
+    kept = tasks if len(tasks) <= TASKS_SHOWN else []
+    names = [shortened(name) for name in short_names(kept)]
+    head = ["model", *names, "objective", "winner's gain", "95 % interval"]
     told = [
         [
             f"winner (trial {winner['number']})",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.runs.report.blocks import Block, Bullets, Chart, Section, Table, Text
-from evomerge.runs.report.drawing import SIGNED, UNSIGNED, count, labels, layout, number, shortened, small
+from evomerge.runs.report.drawing import SIGNED, count, labels, layout, number, shortened, small
 from evomerge.runs.report.facts import CONFLICT, Facts
 
 PAIRS = 120  # in a chart, of the experts' pairs: those that agree least
@@ -45,7 +45,7 @@ def _map(pairs: Sequence[Mapping[str, Any]], layers: Sequence[str], key: str, ca
         "z": [small(pair[key]) for pair in shown[::-1]],
         "x": labels(layers, 16),
         "y": names[::-1],
-        "colorscale": SIGNED if is_signed else UNSIGNED,
+        "colorscale": SIGNED,  # white is 0, or what chance gives
         "zmin": -1 if is_signed else 0,
         "zmax": 1,
         "xgap": 1,

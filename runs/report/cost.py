@@ -17,15 +17,13 @@ def cost(facts: Facts) -> Section | None:
     seconds, documents = facts.told["seconds"], facts.told["documents"]
     if not seconds["total"]:
         return None
-    saved = documents["full"] - documents["scored"]
-    blocks: list[Block] = [
-        Text(
-            f"{duration(seconds['total'])} of work in the trials, over all workers (the comparison at the end is not "
-            f"in it). {documents['scored']:,} documents were scored in the search; scoring every candidate on all of "
-            f"them would have taken {documents['full']:,}, so {saved:,} were saved."
-        ),
-        _seconds(seconds),
-    ]
+    told = f"{duration(seconds['total'])} of work in the trials, over all workers, without the comparison at the end."
+    if documents["full"]:
+        told += (
+            f" {documents['scored']:,} documents were scored in the search; scoring every candidate on all of them "
+            f"would have taken {documents['full']:,}, so {documents['full'] - documents['scored']:,} were saved."
+        )
+    blocks: list[Block] = [Text(told), _seconds(seconds)]
     forecast = facts.kept.get(FORECAST)
     if forecast is not None:
         blocks.append(_forecast(forecast, facts.kept.get(ACTUAL, {}), seconds, documents))

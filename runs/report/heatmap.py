@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from evomerge.engine.recipe import MERGED, Group, Recipe
 from evomerge.runs.report.blocks import Block, Chart, Section, Table, Text
-from evomerge.runs.report.drawing import GREY, SIGNED, UNSIGNED, count, labels, layout, number, shortened, small
+from evomerge.runs.report.drawing import GREY, NONE, SIGNED, UNSIGNED, count, labels, layout, number, shortened, small
 from evomerge.runs.report.facts import Facts
 
 WRITTEN = 72  # cells that have their number written in them at most
+TICKS = 9  # on the axis of layers at most
+IN_TABLE = 2000  # cells of a table at most
 OUTSIDE = "outside"
 EVERY_EXPERT = "all experts"
 
@@ -33,7 +36,7 @@ def coefficients(facts: Facts) -> Section | None:
         )
     ]
     for place, (parameter, modules) in enumerate(_kinds(recipe)):
-        blocks.append(_map(recipe, parameter, modules, depth, columns, place))
+        blocks.append(_shown(recipe, parameter, modules, depth, columns, place))
     if recipe.stack is not None:
         blocks.append(_stack(recipe))
     return Section("coefficients", "Coefficients by layer and expert", blocks)
@@ -55,15 +58,31 @@ def _has_outside(recipe: Recipe) -> bool:
     )
 
 
-def _map(recipe: Recipe, parameter: str, modules: str, depth: int, columns: Sequence[str], place: int) -> Chart:
+def _shown(
+    recipe: Recipe, parameter: str, modules: str, depth: int, columns: Sequence[str], place: int
+) -> Chart | Text:
+    """The map; of a number that is the same everywhere a sentence."""
     values = grid(recipe, parameter, modules, depth)
-    experts = [expert.name for expert in recipe.experts] if len(values) > 1 or _is_own(recipe, parameter) else []
-    names = experts or [EVERY_EXPERT]
-    what = f"{parameter} of {'all modules' if modules == 'all' and len(_groups(recipe)) == 1 else _told(modules)}"
+    what = f"{parameter} of {'all modules' if _groups(recipe) == ['all'] else _told(modules)}"
+    distinct = {value for row in values for value in row if not math.isnan(value)}
+    if len(distinct) == 1:
+        return Text(f"{what[0].upper()}{what[1:]}: {number(distinct.pop())} everywhere.")
+    if columns[-1] == OUTSIDE and all(
+        math.isnan(row[-1]) for row in values
+    ):  # what lies outside of layers is no attention and no MLP
+        values, columns = [row[:-1] for row in values], columns[:-1]
+    names = [expert.name for expert in recipe.experts] if _is_own(recipe, parameter) else [EVERY_EXPERT]
+    return _map(values, names, columns, what, depth, place)
+
+
+def _map(values: Grid, names: Sequence[str], columns: Sequence[str], what: str, depth: int, place: int) -> Chart:
     finite = [value for row in values for value in row if not math.isnan(value)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     is_signed = low < 0 < high
     reach = max(abs(low), abs(high))
+    ticks = list(columns[:: math.ceil(len(columns) / TICKS)])
+    axis = {"type": "category", "title": {"text": "layer" if depth else ""}, "tickangle": 0, "tickvals": ticks}
+    gap = 1 if len(columns) <= TICKS * 4 else 0
     written = len(finite) <= WRITTEN
     data = {
         "type": "heatmap",
@@ -73,27 +92,38 @@ def _map(recipe: Recipe, parameter: str, modules: str, depth: int, columns: Sequ
         "colorscale": SIGNED if is_signed else UNSIGNED,
         "zmin": -reach if is_signed else min(0.0, low),
         "zmax": reach if is_signed else (high if high > min(0.0, low) else low + 1),
-        "xgap": 1,
-        "ygap": 1,
+        "xgap": gap,
+        "ygap": gap,
         "colorbar": {"thickness": 10, "outlinewidth": 0},
         "hovertemplate": "%{y}, layer %{x}: %{z:.4f}<extra></extra>",
         **({"texttemplate": "%{z:.2f}"} if written else {}),
     }
-    rows = [[name, *(number(value) for value in row)] for name, row in zip(names, values, strict=True)]
     largest = max(zip(values, names, strict=True), key=lambda each: _largest(each[0]))
-    axis = {"type": "category", "title": {"text": "layer" if depth else ""}, "tickangle": 0, "nticks": 12}
     return Chart(
         f"coefficients-{place}",
         f"{what[0].upper()}{what[1:]}.",
         f"{what} from {number(low)} to {number(high)}; the largest is of {shortened(largest[1], 60)}.",
         [data],
         layout(
-            96 + max(26, min(34, 900 // len(names))) * len(names) if len(names) < 60 else 96 + 15 * len(names),
+            96 + (34 if len(names) <= 12 else 22 if len(names) <= 40 else 15) * len(names),
             xaxis=axis,
             yaxis={"type": "category", "ticksuffix": " "},
         ),
-        Table(["expert", *columns], rows, f"{what}, by layer."),
+        _numbers(values, names, columns, what),
     )
+
+
+def _numbers(values: Grid, names: Sequence[str], columns: Sequence[str], what: str) -> Table:
+    """Each of them; of very many the mean and the ends over the layers, as the recipe has them all."""
+    if len(names) * len(columns) <= IN_TABLE:
+        rows = [[name, *(number(value) for value in row)] for name, row in zip(names, values, strict=True)]
+        return Table(["expert", *columns], rows, f"{what}, by layer.")
+    known = [[value for value in row if not math.isnan(value)] for row in values]
+    rows = [
+        [name, *(number(of(row)) if row else NONE for of in (min, fmean, max))]
+        for name, row in zip(names, known, strict=True)
+    ]
+    return Table(["expert", "lowest", "mean", "highest"], rows, f"{what}, over the layers; the recipe has all numbers.")
 
 
 def _largest(row: Sequence[float]) -> float:

@@ -17,6 +17,7 @@ from evomerge.search.study import ORIGIN, PRUNED, SCORED, is_estimated, trial_ob
 
 STAGES_NAMED = 8  # beginnings of stages that a chart marks
 RECORDS = 30  # rows of the table
+CROWDED = 1000  # trials in a chart, from which on each is drawn smaller
 
 
 def progress(facts: Facts) -> Section | None:
@@ -137,7 +138,7 @@ def _points(facts: Facts, name: str, trials: Sequence[FrozenTrial], places: Sequ
         "x": [1 + place for place in places],
         "y": small(trial_objective(trials[place], facts.tasks) for place in places),
         "text": [f"trial {trials[place].number}, {label(_origin(trials[place]))}" for place in places],
-        "marker": _KINDS[name],
+        "marker": {**_KINDS[name], **({"size": 4, "opacity": 0.6} if len(trials) > CROWDED else {})},
         "hovertemplate": "%{text}: %{y:.4f}<extra></extra>",
     }
 

@@ -11,6 +11,7 @@ from evomerge.runs.report.facts import Facts
 from evomerge.search.stopping import STOPPED
 
 SHOWN = 200  # decisions
+LINES, BEGINNING = 5000, 300  # of a recipe that is shown whole, and of what is shown of a longer one
 
 
 def decisions(facts: Facts) -> Section | None:
@@ -60,8 +61,10 @@ def recipe(facts: Facts) -> Section | None:
     """The recipe itself; None: there is none."""
     if facts.recipe is None or facts.best is None:
         return None
-    text = as_yaml(facts.recipe)
-    lines = text.count("\n")
-    told = f"Of {facts.who}, trial {facts.best.number}; digest {facts.recipe.digest}."
-    where = f"{count(lines, 'line')} of YAML, as `evomerge merge` reads it"
-    return Section("recipe", "The recipe", [Text(told), Folded(where, [Code(text)])])
+    lines = as_yaml(facts.recipe).splitlines()
+    told = f"Of {facts.who}, trial {facts.best.number}; digest {facts.recipe.digest}. Whole in best/recipe.yaml."
+    where = f"{count(len(lines), 'line')} of YAML, as evomerge merge reads it"
+    if len(lines) > LINES:
+        where += f" (here the first {BEGINNING} of them)"
+        lines = lines[:BEGINNING]
+    return Section("recipe", "The recipe", [Text(told), Folded(where, [Code("\n".join(lines))])])
