@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from evomerge.runs.pace import duration
 from evomerge.search.listener import Listener, TrialOutcome
 from evomerge.search.shrinkage import in_words
 
@@ -188,6 +189,12 @@ def status_table(told: dict[str, Any]) -> Table:
     if "subset" in told:
         subset = told["subset"]
         table.add_row("subset", f"{subset['documents']} of {subset['of']} documents, error {subset['error']:.3f}")
+    if told["rate"] is not None and told["state"] == "running":
+        left = f"; {duration(told['left'])} left" if told["left"] else ""
+        pace = (
+            f"{told['rate']['candidates']:.1f} candidates a minute, {told['rate']['documents']:.1f} documents a second"
+        )
+        table.add_row("pace", f"{pace}{left}")
     table.add_row("seconds", ", ".join(f"{part} {value:.1f}" for part, value in told["seconds"].items()))
     return table
 

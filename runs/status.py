@@ -9,9 +9,11 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.evaluators.types import Scores
+from evomerge.runs.pace import Pace, pace_of
 from evomerge.runs.run import Run
 from evomerge.search.archive import members
 from evomerge.search.pareto import front
+from evomerge.search.rounds import current_round
 from evomerge.search.stopping import STOPPED
 from evomerge.search.study import (
     CONSTRAINTS,
@@ -38,8 +40,9 @@ def status(run: Run) -> dict[str, Any]:
     Returns:
         {name, state: running | stopped | finished, trials: {complete, pruned, failed, running, total}, best: {number,
         objective, split, tasks: {task: {metric, search, select, report}}, feasible, constraints, estimated} or None,
-        baselines: {name: objective}, documents: {scored, full}, seconds: {merge, score, sampler, total}}, and where
-        there is one `front`, `niches`, `proxy`, `subset`, `shrinkage` and `stopped`.
+        baselines: {name: objective}, documents: {scored, full}, seconds: {merge, score, sampler, total}, rate:
+        {candidates, documents} or None, left: seconds or None}, and where there is one `front`, `niches`, `proxy`,
+        `subset`, `shrinkage` and `stopped`.
 
         Once the search has ended, the objectives of best and baselines are those on the untouched documents, before
         that best's is on `search` (see `split`), and so are its constraints: {name: {kept, violation}}, with {bound,
@@ -52,18 +55,25 @@ def status(run: Run) -> dict[str, Any]:
         {documents, of, error} where candidates are scored on some documents for all. Before the search has
         ended, best has the standard error of its objective, `stderr`, where it was scored in full; then what objective
         to expect on new documents, `expected`, on which `shrinkage` says more (see `search.comparison.compare`).
-        `stopped`: why `search.stop` ended the search.
+        `stopped`: why `search.stop` ended the search. `rate`: candidates a minute and documents a second over the latest
+        trials. `left`: how long the trials to come take at that rate, 0 once the search has ended; the comparison after
+        them is not in it. None: not known, or nobody works on the run.
     """
     trials = run.study.get_trials(deepcopy=False)
     counts = _counts(trials)
     ended = counts["complete"] + counts["pruned"] + counts["failed"]
     result = run.result
-    finished = result is not None and (ended >= run.config.search.trials or STOPPED in run.study.user_attrs)
+    rate = pace_of(trials)
+    launch = current_round(run.study)
+    wanted = run.config.search.trials if launch is None else launch.trials
+    total = max(wanted, ended)
+    finished = result is not None and (ended >= wanted or STOPPED in run.study.user_attrs)
     stand_ins = [run.config.evaluate.proxy] if run.config.evaluate.proxy is not None else []
+    state = "running" if run.is_held else "finished" if finished else "stopped"
     return {
         "name": run.study.study_name,
-        "state": "running" if run.is_held else "finished" if finished else "stopped",
-        "trials": {**counts, "total": max(run.config.search.trials, ended)},
+        "state": state,
+        "trials": {**counts, "total": total},
         "best": _best(run),
         "baselines": {name: row["objective"] for name, row in (result or {"baselines": {}})["baselines"].items()},
         "documents": {
@@ -71,6 +81,8 @@ def status(run: Run) -> dict[str, Any]:
             "full": ended * run.ledger.widest("search", stand_ins),
         },
         "seconds": _seconds(trials),
+        "rate": None if rate is None else {name: round(value, 3) for name, value in rate._asdict().items()},
+        "left": _left(state, total - ended, rate),
         **_where_there_is_one(run),
     }
 
@@ -84,6 +96,15 @@ def _counts(trials: list[FrozenTrial]) -> dict[str, int]:
         "failed": states[TrialState.FAIL],
         "running": states[TrialState.RUNNING],
     }
+
+
+def _left(state: str, trials: int, rate: Pace | None) -> float | None:
+    """Seconds until so many more trials have ended; None: not known."""
+    if state == "finished":
+        return 0.0
+    if state == "stopped" or rate is None:
+        return None
+    return round(60 * trials / rate.candidates, 1)
 
 
 def _best(run: Run) -> dict[str, Any] | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evomerge.runs.pace import duration
 from evomerge.runs.report.blocks import Block, Chart, Section, Table, Text
-from evomerge.runs.report.drawing import BLUE, GREEN, ORANGE, duration, layout, size, small
+from evomerge.runs.report.drawing import BLUE, GREEN, ORANGE, layout, size, small
 from evomerge.runs.report.facts import ACTUAL, FORECAST, Facts
 
 _PARTS = {"merge": ("merging", BLUE), "score": ("scoring", GREEN), "sampler": ("proposing", ORANGE)}

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from evomerge.secrets import hide
+
 # Okabe and Ito, Color Universal Design, 2008.
 BLUE, ORANGE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#8A8A8A"
 UNSIGNED = "Cividis"  # Nunez, Anderton and Renslow, PLoS ONE 13(7), 2018: made for colour-blind eyes
@@ -18,7 +20,7 @@ _LONGEST = 26
 
 def label(name: str, longest: int = _LONGEST) -> str:
     """A name on a chart: its middle left out where it is long, and nothing in it that Plotly takes for markup."""
-    return html.escape(shortened(name, longest), quote=False)
+    return html.escape(shortened(hide(name), longest), quote=False)
 
 
 def labels(names: Sequence[str], longest: int = _LONGEST) -> list[str]:
@@ -80,18 +82,6 @@ def interval(bounds: Sequence[float], sign: bool = False) -> str:
 def count(number: int, thing: str) -> str:
     """So many things, in words."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 12 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def size(nbytes: float) -> str:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.engine.recipe import Recipe
 from evomerge.evaluators.types import SPLITS, TaskMetric, titles
+from evomerge.runs.events import read_events
 from evomerge.runs.run import Run
 from evomerge.runs.status import status
 from evomerge.search.config import SearchConfig
-from evomerge.search.storage import public_url
 from evomerge.search.study import (
     DIGEST,
     NOTES,
@@ -28,7 +26,9 @@ from evomerge.search.study import (
     study_tasks,
     trial_recipe,
 )
+from evomerge.secrets import public_url
 
+EVENTS = "events.jsonl"
 FORECAST, ACTUAL = "evomerge:forecast", "evomerge:actual"
 CONFLICT, LEAKS = "evomerge:conflict", "evomerge:leaks"
 
@@ -106,7 +106,8 @@ class Facts:
     @cached_property
     def notes(self) -> list[str]:
         """What the search said of its decisions: in this folder's events, and with the trials of all workers."""
-        lines = [str(event.get("text", "")) for event in events(self.run.folder) if event.get("event") == "note"]
+        noted = [event for event in read_events(self.run.folder / EVENTS) if event["event"] == "note"]
+        lines = [str(event.get("text", "")) for event in noted]
         lines += [str(line) for trial in self.trials for line in trial.user_attrs.get(NOTES, ())]
         return list(dict.fromkeys(line for line in lines if line))
 
@@ -154,19 +155,3 @@ def read_facts(run: Run) -> Facts:
     """Read a run."""
     trials = run.study.get_trials(deepcopy=False)
     return Facts(run, trials, status(run), run.study.user_attrs)
-
-
-def events(folder: Path) -> list[dict[str, Any]]:
-    """The events of a run's folder; none where there is no file. A last line that is being written is not there yet."""
-    path = folder / "events.jsonl"
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            found.append(event)
-    return found

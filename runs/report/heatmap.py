@@ -67,9 +67,7 @@ def _shown(
     distinct = {value for row in values for value in row if not math.isnan(value)}
     if len(distinct) == 1:
         return Text(f"{what[0].upper()}{what[1:]}: {number(distinct.pop())} everywhere.")
-    if columns[-1] == OUTSIDE and all(
-        math.isnan(row[-1]) for row in values
-    ):  # what lies outside of layers is no attention and no MLP
+    if columns[-1] == OUTSIDE and all(math.isnan(row[-1]) for row in values):
         values, columns = [row[:-1] for row in values], columns[:-1]
     names = [expert.name for expert in recipe.experts] if _is_own(recipe, parameter) else [EVERY_EXPERT]
     return _map(values, names, columns, what, depth, place)

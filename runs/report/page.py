@@ -28,6 +28,7 @@ from evomerge.runs.report.story import decisions, recipe, reproduce
 from evomerge.runs.report.tradeoffs import constraints, front, niches
 from evomerge.runs.report.warnings import warnings
 from evomerge.runs.run import Run
+from evomerge.secrets import hide
 
 REPORT = "report.html"
 
@@ -113,11 +114,17 @@ def _text(name: str) -> str:
     return files("evomerge.runs.report").joinpath(name).read_text(encoding="utf-8")
 
 
+def _without_secrets(value: object) -> object:
+    """A text without the credentials in it: an error's may hold a database's URL."""
+    return hide(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @lru_cache(maxsize=1)
 def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("evomerge.runs.report", "."),
         autoescape=True,
+        finalize=_without_secrets,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
