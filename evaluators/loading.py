@@ -35,7 +35,7 @@ def load_tasks(config: EvaluateConfig) -> list[LoadedEntry]:
         InputError: a task that does not load or cannot be scored, settings of one task that differ, two tasks of one
             name, or a constraint on several tasks.
     """
-    files = TaskFiles(config.include_paths)
+    files = TaskFiles(config.include_paths, unsafe=config.allow_unsafe_code)
     loaded: dict[str, Task] = {}
     homes: dict[str, object] = {}
     found = []

@@ -2,7 +2,7 @@
 
 lm-eval skips files that it cannot parse and looks for relative data files below the working directory. Here the
 first is an error, and a relative path that exists beside the task file (or beside a file that it includes) means
-that one.
+that one. What the files may run is confined, as `evomerge.evaluators.confinement` says.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from lm_eval.api.group import Group
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from evomerge.errors import InputError
+from evomerge.evaluators.confinement import confined, read_task_file
 
 _NAMED = 20  # an error lists the known names up to this many
 
@@ -35,19 +35,23 @@ class TaskFiles:
     """The tasks that a configuration can name.
 
     Args:
-        folders: searched for task files, with all folders below; where two define a task, the later folder wins.
+        folders: searched for task files, with all folders below; where two define a task, the later folder wins. Their
+            functions (`!function`) may run.
+        unsafe: whether metrics may be scripts of the package evaluate.
 
     Raises:
-        InputError: a folder does not exist, a file in it cannot be parsed, or two files of one folder define the
-            same task.
+        InputError: a folder does not exist, a file in it cannot be parsed or includes one elsewhere, or two files of
+            one folder define the same task.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], *, unsafe: bool = False) -> None:
         for folder in folders:
             if not folder.is_dir():
                 raise InputError(f"include_path must be an existing folder, but got {str(folder)!r}")
-            _require_sound(folder)
+        for folder in folders:
+            _require_sound(folder, folders)
         self._folders = folders
+        self._unsafe = unsafe
         self._manager = TaskManager(include_path=list(folders), include_defaults=False)
 
     def load(self, name: str) -> Loaded:
@@ -59,9 +63,12 @@ class TaskFiles:
         if name not in self._manager.task_index:
             self._add_defaults(name)
         try:
-            self._anchor(name)
-            loaded = self._manager.load([name])
+            with confined(self._folders, unsafe=self._unsafe):
+                self._anchor(name)
+                loaded = self._manager.load([name])
             return Loaded(dict(loaded["tasks"]), loaded.get("groups", {}).get(name))
+        except InputError as error:
+            raise InputError(f"task {name!r}: {error}") from None
         except Exception as error:
             if "must have valid or test docs" in str(error):
                 raise without_documents(name) from error
@@ -100,13 +107,10 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _require_sound(folder: Path) -> None:
+def _require_sound(folder: Path, folders: Sequence[Path]) -> None:
     defined: dict[str, Path] = {}
     for path in sorted(folder.glob("**/*.yaml")):
-        try:
-            config = load_yaml(path, resolve_func=False)
-        except (yaml.YAMLError, ValueError, OSError, TypeError) as error:
-            raise InputError(f"task file {str(path)!r} must be valid YAML, but {one_line(error)}") from error
+        config = read_task_file(path, folders)
         name = config.get("group", config.get("task"))
         if not isinstance(name, str):
             continue

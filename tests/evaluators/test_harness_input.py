@@ -75,14 +75,20 @@ def test_an_unknown_task_is_told_the_nearest_of_the_users_own(
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ({"quiz.yaml": "task: quiz\n  broken: [\n"}, "task file .*quiz.yaml' must be valid YAML, but ScannerError"),
+        ({"quiz.yaml": "task: quiz\n  broken: [\n"}, "task file .*quiz.yaml' must be valid YAML, but is not: "),
         ({"quiz.yaml": "- a list\n"}, "task file .*quiz.yaml' must be valid YAML, but ValueError"),
-        ({"quiz.yaml": "task: quiz\ninclude: gone.yaml\n"}, "quiz.yaml' must be valid YAML, but FileNotFoundError"),
+        (
+            {"quiz.yaml": "task: quiz\ninclude: gone.yaml\n"},
+            "include of task file .*quiz.yaml' must be a file, but 'gone.yaml'",
+        ),
         ({"a.yaml": "task: quiz\n", "b.yaml": "task: quiz\n"}, "'quiz' is in '.*a.yaml' and '.*b.yaml'"),
         ({"quiz.yaml": "task: quiz\nwrong_key: 1\n" + QUESTIONS}, "task 'quiz' must load, .* TypeError: .*wrong_key"),
         ({"quiz.yaml": "task: quiz\n" + QUESTIONS.replace("test.jsonl", "gone.jsonl")}, "FileNotFoundError: .*gone"),
         ({"quiz.yaml": "task: quiz\n" + QUESTIONS.replace("test_split: test", "test_split: tset")}, "KeyError: .tset"),
-        ({"quiz.yaml": "task: quiz\n" + QUESTIONS + "process_results: !function gone.f\n"}, "ImportError: .*gone"),
+        (
+            {"quiz.yaml": "task: quiz\n" + QUESTIONS + "process_results: !function gone.f\n"},
+            "must be in a file beside .*gone.f",
+        ),
         (
             {"quiz.yaml": "task: quiz\n" + QUESTIONS + "process_results: !function here.f\n", "here.py": "x = 1\n"},
             "AttributeError: .*has no function 'f'",
