@@ -1,0 +1,161 @@
+"""kill -9 at random moments: nothing recorded is lost or doubled, and the answer is that of an undisturbed search."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evomerge.engine.recipe import Recipe
+from evomerge.evaluators import SPLITS
+from evomerge.runs.events import read_events
+from evomerge.runs.run import Run, open_run
+from evomerge.search.interrupt import StopRequest
+from evomerge.search.ledger import Ledger
+from evomerge.search.listener import Listener
+from evomerge.search.problem import reference_recipes
+from evomerge.search.scoring import Scorer
+from evomerge.search.storage import open_storage, sqlite_url
+from evomerge.search.study import trial_recipe
+from tests.faults.lives import Death, Life, Record, Warm, join, lead, record_of
+
+TRIALS = 13
+
+
+@pytest.fixture(scope="module")
+def warm() -> Warm:
+    return Warm()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return warm.search(tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """Figures of a test, which are written down and shown when it has passed."""
+    found: dict[str, Any] = {"test": request.node.name}
+    begun = time.monotonic()
+    yield found
+    found["seconds"] = round(time.monotonic() - begun, 1)
+    text = json.dumps(found, sort_keys=True)
+    (tmp_path / "report.json").write_text(text + "\n")
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\nfaults: {text}")
+
+
+def several(few: int, *seeds: int) -> pytest.MarkDecorator:
+    """A few kills, and in the exhaustive tests 50 for each seed."""
+    many = [pytest.param(50, seed, marks=pytest.mark.exhaustive) for seed in seeds]
+    return pytest.mark.parametrize(("kills", "seed"), [(few, 0), *many])
+
+
+@several(4, 1, 2)
+def test_one_worker(
+    kills: int, seed: int, warm: Warm, undisturbed: Run, report: dict[str, Any], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(seed)
+    deaths, runs = Counter[str](), 0
+    expected = record_of(undisturbed.folder)
+    while sum(deaths.values()) < kills:
+        folder = tmp_path / f"run{runs}"
+        before, code = Record(), None
+        while code != 0:
+            is_last = sum(deaths.values()) >= kills
+            death = None if is_last else Death.drawn(generator, 0.5 * warm.seconds)
+            life = Life(warm, folder, lead, death)
+            code = life.end()
+            assert code in (0, -9), life.said
+            if code:
+                deaths[f"{life.phase} by {death.by if death else None}"] += 1
+            before = grown(folder, before)
+        assert before == expected
+        check_ended(open_run(folder), undisturbed)
+        runs += 1
+    report |= {"kills": sum(deaths.values()), "by phase": deaths, "runs": runs, "lost": 0, "doubled": 0, "differing": 0}
+
+
+@several(3, 3, 4)
+def test_three_workers(
+    kills: int, seed: int, warm: Warm, undisturbed: Run, report: dict[str, Any], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(seed)
+    deaths, runs = Counter[str](), 0
+    rows, recipes = set[tuple[Any, ...]](), reference_recipes(warm.config)
+    while sum(deaths.values()) < kills:
+        folder = tmp_path / f"run{runs}"
+        before = Record()
+        lives = [Life(warm, folder, work) for work in (lead, join, join)]
+        while sum(deaths.values()) < kills:
+            time.sleep(float(generator.uniform(0, 0.3 * warm.seconds)))
+            if not any(life.is_alive for life in lives):
+                break
+            victims = range(3) if generator.random() < 0.2 else [int(generator.integers(3))]
+            for place in victims:
+                if lives[place].is_alive:
+                    lives[place].kill()
+                    assert lives[place].end() == -9
+                    deaths[f"{lives[place].phase} of {'the leader' if place == 0 else 'a worker'}"] += 1
+            before = grown(folder, before)
+            lives = [
+                life if life.end(0) in (None, 0) else Life(warm, folder, lead if place == 0 else join)
+                for place, life in enumerate(lives)
+            ]
+        assert [life.end() for life in lives] == [0, 0, 0], lives[0].said
+        before = grown(folder, before)
+        check_finished(open_run(folder))
+        rows |= before.rows
+        recipes |= {f"{runs} {trial.number}": trial_recipe(trial) for trial in open_run(folder).study.get_trials()}
+        runs += 1
+    assert scored_again(warm, recipes.values(), rows, tmp_path) == {row[:4]: row[6] for row in rows}
+    report |= {"kills": sum(deaths.values()), "by phase": deaths, "runs": runs, "lost": 0, "doubled": 0}
+    report |= {"rows scored again": len(rows), "differing": 0}
+
+
+def grown(folder: Path, before: Record) -> Record:
+    """What is recorded now, which holds all that was before."""
+    now = record_of(folder)
+    assert before.rows <= now.rows
+    assert before.trials <= now.trials
+    return now
+
+
+def check_ended(run: Run, undisturbed: Run) -> None:
+    """The run's answer and files are those of an undisturbed one."""
+    check_finished(run)
+    assert run.result == undisturbed.result
+    name = Path("best", "recipe.yaml")
+    assert (run.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
+
+
+def check_finished(run: Run) -> None:
+    assert run.result is not None
+    trials = run.study.get_trials()
+    assert [trial.number for trial in trials] == list(range(TRIALS))
+    assert all(trial.state.name == "COMPLETE" for trial in trials)
+    assert trial_recipe(trials[run.result["winner"]["number"]]) == run.recipe()
+    assert read_events(run.folder / "events.jsonl")[-1]["event"] == "end"
+
+
+def scored_again(
+    warm: Warm, recipes: Iterable[Recipe], rows: Iterable[tuple[Any, ...]], folder: Path
+) -> dict[tuple[str, ...], float]:
+    """The values of the rows, from merging and scoring their recipes once more."""
+    wanted = {(recipe, split) for recipe, _, _, _, split, *_ in rows}
+    ledger = Ledger(open_storage(sqlite_url(folder / "again.db")).engine, "again")
+    scorer = Scorer(warm.problem, ledger, Listener(), StopRequest())
+    found = {}
+    for recipe in {recipe.digest: recipe for recipe in recipes}.values():
+        for split in SPLITS:
+            if (recipe.digest, split) in wanted:
+                for score in scorer.score(recipe, split, None).documents:
+                    found[recipe.digest, score.task, score.document, score.metric] = score.value
+    return {row[:4]: found[row[:4]] for row in rows}
