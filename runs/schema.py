@@ -90,6 +90,10 @@ def _or(form: Json) -> Callable[[Json], Json]:
     return lambda inner: {"anyOf": [form, inner]}
 
 
+def _as_it_is(inner: Json) -> Json:
+    return inner
+
+
 def _or_one(inner: Json) -> Json:
     return {"anyOf": [inner["items"], inner]}
 
@@ -99,8 +103,9 @@ _SHORT_FORMS: dict[str, Callable[[Json], Json]] = {
     "_listed": _or_one,
     "ModelRef._from_string": _or({"type": "string", "minLength": 1}),
     "TaskSpec._normalize": _or({"type": "string", "minLength": 1}),
-    "Constraint._normalize": lambda inner: inner,
-    "SpaceConfig._gather_settings": lambda inner: inner,
+    "Constraint._normalize": _as_it_is,
+    "SpaceConfig._gather_settings": _as_it_is,
+    "_printable": _as_it_is,
 }
 
 

@@ -116,7 +116,7 @@ def test_examples_point_editors_at_the_schema(path: Path) -> None:
 def test_the_documented_configuration_is_valid(validator: Draft202012Validator) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
-    whole = [block for block in blocks if "models" in block]
+    whole = [block for block in blocks if block and "models" in block]
     assert whole
     for block in whole:
         validator.validate(block)
