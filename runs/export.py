@@ -73,7 +73,7 @@ def write_recipe(
         accept_licence: write it even where the licences of the sources do not allow a merge of them.
         licences: by the models' names, instead of what their cards and files say.
         tell: told of licences, of the rules applied to the models and of the memory plan, line by line.
-        context: `result`, `evaluation` and `found` of `Export`.
+        context: `result`, `evaluation`, `found` and `repository` of `Export`.
 
     Returns:
         The folder.

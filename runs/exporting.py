@@ -40,6 +40,7 @@ class Export:
 
     Attributes:
         name: of the model: the exported folder's.
+        repository: of the hub that the model goes to; empty: none.
         recipe: the whole cause of the weights.
         sources: the content digest of each checkpoint, by the model's name.
         weights: the digest of the exported weights.
@@ -63,6 +64,7 @@ class Export:
     parameters: int
     result: Mapping[str, Any] | None = None
     evaluation: Mapping[str, Any] | None = None
+    repository: str = ""
     found: Found | None = None
     verdict: Verdict = field(default_factory=lambda: judge(()))
     cards: Mapping[str, Card] = field(default_factory=dict)
@@ -84,8 +86,12 @@ class Export:
 
 
 def public_name(model: ModelRef) -> str:
-    """A hub id as it is; of a local folder its name only. An adapter is named for the model it makes."""
-    source = model.adapter or model.model
+    """How the public may know a source: an adapter stands for the model it makes."""
+    return short_name(model.adapter or model.model)
+
+
+def short_name(source: str) -> str:
+    """A hub id as it is; of a folder of this machine its name only."""
     return Path(source).name if Path(source).is_absolute() else source
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from evomerge.engine.method import METHODS
-from evomerge.runs.exporting import Export, public_name
+from evomerge.engine.recipe import ModelRef, Recipe
+from evomerge.runs.exporting import Export, public_name, short_name
 from evomerge.runs.files import as_yaml
 from evomerge.runs.mergekit_file import mergekit_file
 
@@ -24,7 +25,8 @@ def search(export: Export) -> str:
     if export.found is None:
         return ""
     found, space, settings = export.found, export.found.config["space"], export.found.config["search"]
-    modules = f", apart for {', '.join(space['modules'])}" if space.get("modules") else ""
+    apart = [module for module in space.get("modules") or () if module != "all"]
+    modules = f", apart for {', '.join(apart)}" if apart else ""
     tasks = export.evaluation["tasks"] if export.evaluation else []
     names = ", ".join(f"`{task['task']}`" for task in tasks)
     return (
@@ -49,8 +51,20 @@ def recipe(export: Export) -> str:
         "## Recipe\n\n"
         f"`evomerge merge recipe.yaml --to DIR` makes it again, bit for bit: the digest of the weights is "
         f"`{export.weights}`. {theirs} `evomerge.json` holds digests, versions and scores for programs.\n\n"
-        f"```yaml\n{as_yaml(export.recipe)}```\n"
+        f"```yaml\n{as_yaml(_public(export.recipe), exclude_defaults=True)}```\n"
     )
+
+
+def _public(recipe: Recipe) -> Recipe:
+    """The recipe with folders of this machine by their names only."""
+    return recipe.model_copy(
+        update={"base": _nameless(recipe.base), "experts": tuple(_nameless(expert) for expert in recipe.experts)}
+    )
+
+
+def _nameless(model: ModelRef) -> ModelRef:
+    places = {key: short_name(source) for key in ("model", "adapter") if (source := getattr(model, key))}
+    return model.model_copy(update=places)
 
 
 def citation(export: Export) -> str:

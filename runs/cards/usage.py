@@ -10,8 +10,8 @@ _LOAD = """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForCausalLM.from_pretrained("{name}", dtype="{dtype}", device_map="auto")
+tokenizer = AutoTokenizer.from_pretrained("{place}")
+model = AutoModelForCausalLM.from_pretrained("{place}", dtype="{dtype}", device_map="auto")
 ```
 
 {prompt}
@@ -23,11 +23,15 @@ In a quarter of the memory, quantised while loading (`pip install bitsandbytes`,
 from transformers import BitsAndBytesConfig
 
 quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="bfloat16")
-model = AutoModelForCausalLM.from_pretrained("{name}", quantization_config=quantised)
+model = AutoModelForCausalLM.from_pretrained("{place}", quantization_config=quantised)
 ```
 
-For llama.cpp, in its repository: `python convert_hf_to_gguf.py {name} --outfile {name}.gguf --outtype {outtype}`, then
-`llama-quantize {name}.gguf {name}-Q4_K_M.gguf Q4_K_M`.
+For llama.cpp, in its repository and with this folder at hand:
+
+```
+python convert_hf_to_gguf.py {name} --outfile {name}.gguf --outtype {outtype}
+llama-quantize {name}.gguf {name}-Q4_K_M.gguf Q4_K_M
+```
 
 Scores were taken in {dtype}, unquantised; quantised weights score differently.
 """
@@ -46,7 +50,8 @@ def loading(export: Export) -> str:
         else "Its tokenizer's chat template, where it has one, is used by `tokenizer.apply_chat_template`."
     )
     dtype = export.recipe.dtype
-    return _LOAD.format(name=export.name, dtype=dtype, outtype=OUTTYPES[dtype], prompt=prompt)
+    place = export.repository or export.name
+    return _LOAD.format(name=export.name, place=place, dtype=dtype, outtype=OUTTYPES[dtype], prompt=prompt)
 
 
 def limits(export: Export) -> str:
@@ -66,7 +71,7 @@ def limits(export: Export) -> str:
     )
     return (
         "## Intended use and limits\n\n"
-        f"For what its sources are intended for, within their terms. {measured}\n\n"
+        f"For the uses that its sources are meant for, within their terms. {measured}\n\n"
         f"{bias} it may show the biases of every source, and a merge can undo what one of them was taught to refuse. "
         "Test it for your use, and let no decision about people rest on its answers alone.\n"
     )

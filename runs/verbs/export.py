@@ -48,8 +48,16 @@ def export(
         check_new_folder(to)
         check_push(push_to_hub)
         tell_local_paths(opened.recipe(number), tell)
-    how = {"licences": stated, "accept_licence": accept_licence, "memory_limit": memory_limit, "tell": tell}
-    folder = export_run(opened, to, number, **how)
+    folder = export_run(
+        opened,
+        to,
+        number,
+        licences=stated,
+        accept_licence=accept_licence,
+        memory_limit=memory_limit,
+        repository=push_to_hub or "",
+        tell=tell,
+    )
     url = None if push_to_hub is None else push(folder, push_to_hub, private=not public, tell=tell)
     if as_json:
         print_json({"folder": str(folder), **({"url": url} if url else {})})
