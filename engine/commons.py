@@ -80,10 +80,9 @@ class Commons:
 
     def crowd(self, workers: int, on_gpu: int) -> Crowd:
         """The processes, and whether they can share the sources."""
-        sources = range(len(self._checkpoints))
-        present = [source for source in sources if self.sharing.has(shared_name(source))]
-        needed = sum(places_of(self._arenas, source)[-1] for source in sources if source not in present)
-        shares = self.sharing.has_room(needed)
+        sizes = {source: places_of(self._arenas, source)[-1] for source in range(len(self._checkpoints))}
+        present = [source for source, size in sizes.items() if self.sharing.has(shared_name(source), size)]
+        shares = self.sharing.has_room(sum(size for source, size in sizes.items() if source not in present))
         return Crowd(workers, on_gpu, shares, present if shares else ())
 
 

@@ -39,8 +39,7 @@ def pin(contents: np.ndarray) -> bool:
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, contents.nbytes, READ_ONLY))  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         logger.warning("shared memory cannot be pinned, and copies to the GPU are slower: %s", first_line(error))
-        with contextlib.suppress(RuntimeError):
-            torch.zeros(1, device="cuda")  # the next kernel would be blamed for the error
+        _forget_error()
         return False
     weakref.finalize(contents, _unpin, address)  # of the array, not of the mapping: that one tells too late
     return True
@@ -51,3 +50,9 @@ def _unpin(address: int) -> None:
     with contextlib.suppress(RuntimeError):
         torch.cuda.synchronize()
         torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]
+
+
+def _forget_error() -> None:
+    """Run a kernel, which is blamed for CUDA's last error, so that the next one is not."""
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")

@@ -43,8 +43,11 @@ SPARE = 2**26
 DATA = 4096
 """Where the contents begin, after the header."""
 
-HEADER = struct.Struct("<8sQQI")
+HEADER = struct.Struct("<8sQQ")
+"""Of a filled file: `MAGIC`, the bytes of the contents and of the JSON after them; a checksum of it all follows."""
+
 MAGIC = b"evomerge"
+CHECK = struct.Struct("<I")
 
 PAUSE = 0.01
 """Seconds between two looks at a file that another process fills."""
@@ -108,18 +111,18 @@ class Sharing:
             self._say("memory is not shared between processes: this system has no flock")
             return None
         reasons = []
-        for path in self._paths(name):
+        for path in self._paths(name, nbytes):
             try:
                 self._check_room(path, 0 if sparse else nbytes)
                 return self._hold(path, nbytes, fill, sparse=sparse)
             except OSError as error:
-                reasons.append(f"{path.parent}: {(error.strerror or type(error).__name__).lower()}")
+                reasons.append(f"{path.parent}: {error.strerror or type(error).__name__}")
         self._say(f"memory is not shared between processes ({'; '.join(reasons)}): each keeps its own")
         return None
 
-    def has(self, name: str) -> bool:
-        """Whether another process has, or is making, the contents called `name`."""
-        return any(path.exists() for path in self._paths(name))
+    def has(self, name: str, nbytes: int) -> bool:
+        """Whether another process has, or is making, the contents of that name and size."""
+        return any(path.exists() for path in self._paths(name, nbytes))
 
     def has_room(self, nbytes: int) -> bool:
         """Whether new files may take so many bytes; otherwise the user is told of what there is."""
@@ -130,9 +133,9 @@ class Sharing:
         self._say(f"memory is not shared between processes: that takes {readable(nbytes)}, and free are {found}")
         return False
 
-    def _paths(self, name: str) -> list[Path]:
+    def _paths(self, name: str, nbytes: int) -> list[Path]:
         """Where the contents may be, first where they are."""
-        digest = hashlib.sha256(f"{self._key}\0{name}".encode()).hexdigest()[:32]
+        digest = hashlib.sha256(f"{self._key}\0{name}\0{nbytes}".encode()).hexdigest()[:32]
         paths = [place / f"{_prefix()}{digest}" for place in (MEMORY, self.folder)]
         return sorted(paths, key=lambda path: not path.exists())
 
@@ -277,7 +280,8 @@ def _filled(path: Path, descriptor: int, nbytes: int, fill: Fill, *, sparse: boo
         told = fill(np.frombuffer(memory, np.uint8, nbytes, DATA), lambda: os.utime(descriptor))
         text = json.dumps(told).encode()
         write(descriptor, text, DATA + nbytes)
-        write(descriptor, HEADER.pack(MAGIC, nbytes, len(text), zlib.crc32(text)), 0)
+        header = HEADER.pack(MAGIC, nbytes, len(text))
+        write(descriptor, header + CHECK.pack(zlib.crc32(header + text)), 0)
     except BaseException:
         if _is_at(path, descriptor):
             path.unlink(missing_ok=True)
@@ -293,14 +297,12 @@ def write(descriptor: int, data: bytes, offset: int) -> None:
 
 def _told(descriptor: int, nbytes: int) -> dict[str, Any] | None:
     """What the header of a filled file says; None where it is not filled."""
-    header = os.pread(descriptor, HEADER.size, 0)
-    if len(header) < HEADER.size:
-        return None
-    magic, size, length, check = HEADER.unpack(header)
-    if magic != MAGIC or size != nbytes:
+    header, check = (os.pread(descriptor, part.size, at) for part, at in ((HEADER, 0), (CHECK, HEADER.size)))
+    length = os.fstat(descriptor).st_size - DATA - nbytes
+    if length <= 0 or header != HEADER.pack(MAGIC, nbytes, length):
         return None
     text = os.pread(descriptor, length, DATA + nbytes)
-    if zlib.crc32(text) != check:
+    if check != CHECK.pack(zlib.crc32(header + text)):
         return None
     told: dict[str, Any] = json.loads(text)
     return told
