@@ -1,4 +1,4 @@
-"""Claims: which worker each running trial belongs to, and how many workers it has outlived."""
+"""Claims: which worker each running trial belongs to, and how many workers died over it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,25 @@ _ROWS = Table(
     Column("trial", Integer, primary_key=True),
     Column("worker", String(32), nullable=True),
     Column("deaths", Integer, nullable=False),
+    Column("scored", Integer, nullable=False, default=0, server_default="0"),
 )
 
 STALE_SECONDS = 60.0
-MAX_DEATHS = 3  # of workers, after which a trial is given up
+MAX_DEATHS = 3  # of workers in a row, none of which scored a document, after which a trial is given up
 
 
 class Claim(NamedTuple):
-    """Who works on a trial (None: nobody; it was left in good order), and how many died or vanished over it."""
+    """Who works on a trial.
+
+    Attributes:
+        worker: its name; None: nobody, since it was left in good order.
+        deaths: how many died or vanished over it in a row, without a document scored in between.
+        scored: how many rows of the ledger the trial had when the worker took it.
+    """
 
     worker: str | None
     deaths: int
+    scored: int = 0
 
 
 class Claims:
@@ -54,24 +62,30 @@ class Claims:
 
     def of(self, trial: int) -> Claim | None:
         """The claim on a trial; None: nobody ever had one."""
-        query = select(_ROWS.c.worker, _ROWS.c.deaths).where(self._is(trial))
+        query = select(_ROWS.c.worker, _ROWS.c.deaths, _ROWS.c.scored).where(self._is(trial))
         row = transact(self._engine, lambda connection: connection.execute(query).one_or_none())
-        return None if row is None else Claim(row.worker, row.deaths)
+        return None if row is None else Claim(*row)
 
-    def take_over(self, trial: int) -> Claim | None:
-        """Claim a running trial whose worker left, is dead, or has not been heard of; None: it is somebody else's."""
+    def take_over(self, trial: int, scored: int = 0) -> Claim | None:
+        """Claim a running trial whose worker left, is dead, or has not been heard of; None: it is somebody else's.
+
+        Args:
+            trial: its number.
+            scored: how many rows of the ledger it has.
+        """
         found = self.of(trial)
         if found is None:
             self._workers.once(lambda connection: self.add(connection, trial))
             return Claim(self._workers.me.worker, 0)
+        before = 0 if scored > found.scored else found.deaths
         if found.worker is None:
-            taken = Claim(self._workers.me.worker, found.deaths)
+            taken = Claim(self._workers.me.worker, before, scored)
         elif self._workers.is_dead(found.worker, self._stale):
-            taken = Claim(self._workers.me.worker, found.deaths + 1)
+            taken = Claim(self._workers.me.worker, before + 1, scored)
         else:
             return None
         held = _ROWS.c.worker.is_(None) if found.worker is None else _ROWS.c.worker == found.worker
-        swap = update(_ROWS).where(self._is(trial), held).values(worker=taken.worker, deaths=taken.deaths)
+        swap = update(_ROWS).where(self._is(trial), held).values(taken._asdict())
         is_mine = self._workers.once(lambda connection: connection.execute(swap).rowcount == 1)
         return taken if is_mine else None
 

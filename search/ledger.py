@@ -121,6 +121,11 @@ class Ledger:
         once = self._documents(split, besides).subquery()
         return int(self._rows(select(func.count()).select_from(once))[0][0])
 
+    def count_of(self, trial: int) -> int:
+        """How many rows a trial has paid for."""
+        mine = (_ROWS.c.study == self._study) & (_ROWS.c.trial == trial)
+        return int(self._rows(select(func.count()).select_from(_ROWS).where(mine))[0][0])
+
     def widest(self, split: str, besides: Collection[str] = ()) -> int:
         """The most documents of a split that any one recipe has been scored on; `besides` as in `count`."""
         once = self._documents(split, besides).subquery()

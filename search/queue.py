@@ -78,6 +78,7 @@ class TrialQueue:
         self._study = study
         self._is_early = is_early
         self._space = space
+        self._ledger = ledger
         self._engine = ledger.engine
         self._workers = workers
         self._proposer = proposer
@@ -229,7 +230,7 @@ class TrialQueue:
         for trial in there:
             if trial.state != TrialState.RUNNING:
                 continue
-            claim = self._claims.take_over(trial.number)
+            claim = self._claims.take_over(trial.number, self._ledger.count_of(trial.number))
             if claim is None or self._has_just_ended(trial):
                 continue
             if claim.deaths < MAX_DEATHS:

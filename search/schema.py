@@ -23,14 +23,19 @@ _NAME = "tables"
 _LEDGER = "evomerge_ledger"
 """A table that every version has. Version 1 is evomerge 0.1's, which kept no version."""
 
+_CLAIMS = "evomerge_claims"
+
 Step = Callable[[Connection], None]
 
 
-def _nothing(_: Connection) -> None:
-    """Version 2 has receipts besides, a table that whoever needs it creates."""
+def _to_2(connection: Connection) -> None:
+    """Claims know what was scored when they were made. Tables that are new are created by whoever needs them."""
+    there = inspect(connection)
+    if there.has_table(_CLAIMS) and "scored" not in {column["name"] for column in there.get_columns(_CLAIMS)}:
+        connection.exec_driver_sql(f"ALTER TABLE {_CLAIMS} ADD COLUMN scored INTEGER DEFAULT 0 NOT NULL")
 
 
-STEPS: Mapping[int, Step] = {2: _nothing}
+STEPS: Mapping[int, Step] = {2: _to_2}
 """What turns the tables of the version before into those of a version."""
 
 

@@ -49,6 +49,15 @@ def search(
     return run
 
 
+def at_chunk(count: int, act: Callable[[], None]) -> Callable[[ToyRun], None]:
+    """Act once before the chunk of documents of that number."""
+
+    def before(run: ToyRun) -> None:
+        run.evaluator.before_chunk = lambda done: act() if done == count else None
+
+    return before
+
+
 def check_whole(run: ToyRun, like: ToyRun) -> None:
     """Every trial is there once and as in an undisturbed search, and so is every score, which is what scoring gives."""
     assert run.history() == like.history()

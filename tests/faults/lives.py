@@ -19,6 +19,7 @@ from sqlalchemy import Engine, event
 from evomerge.errors import EvomergeError
 from evomerge.runs import joining, launch
 from evomerge.runs.run import Run, open_run
+from evomerge.search import queue
 from evomerge.search.config import SearchConfig, load_config
 from evomerge.search.listener import Listener
 from evomerge.search.problem import Problem, build_problem
@@ -132,6 +133,7 @@ class Life:
             _arm(self._death, folder)
         for module in (launch, joining):
             module.build_problem = lambda *_, **__: warm.problem  # type: ignore[attr-defined]
+        queue.MAX_DEATHS = 1000  # so often, no trial is to blame
         warm.problem.merger.load = lambda: None  # type: ignore[method-assign]  # it is
         try:
             work(warm, folder, _Phases(self._phase))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import EvomergeError, InterruptedRunError
-from tests.faults.conftest import Notes, check_whole, search
+from tests.faults.conftest import Notes, at_chunk, check_whole, search
 from tests.search.toy import ToyRun
 from tests.servers import Network, Server, through
 
@@ -19,15 +19,6 @@ from tests.servers import Network, Server, through
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
     return search(tmp_path_factory.mktemp("undisturbed"))
-
-
-def at_chunk(count: int, act: Callable[[], None]) -> Callable[[ToyRun], None]:
-    """Act once before the chunk of documents of that number."""
-
-    def before(run: ToyRun) -> None:
-        run.evaluator.before_chunk = lambda done: act() if done == count else None
-
-    return before
 
 
 def outage(server: Server, seconds: float) -> Callable[[], None]:

@@ -77,7 +77,8 @@ def test_one_worker(
             if code:
                 deaths[f"{life.phase} by {death.by if death else None}"] += 1
             before = grown(folder, before)
-        assert before == expected
+        assert sorted(before.trials) == sorted(expected.trials)
+        assert before.rows == expected.rows
         check_ended(open_run(folder), undisturbed)
         runs += 1
     report |= {"kills": sum(deaths.values()), "by phase": deaths, "runs": runs, "lost": 0, "doubled": 0, "differing": 0}

@@ -40,12 +40,6 @@ def test_studies_in_one_database_do_not_see_each_other(tmp_path: Path) -> None:
     assert ledger(tmp_path, "two").count("report") == 0
 
 
-def test_the_database_has_a_write_ahead_log(tmp_path: Path) -> None:
-    with open_storage(sqlite_url(tmp_path / "study.db")).engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 1
-
-
 def test_documents_count_once_whatever_metrics_they_have(tmp_path: Path) -> None:
     ledger = Ledger(open_storage(sqlite_url(tmp_path / "study.db")).engine, "s")
     ledger.record("a", 0, "search", [DocumentScore("t", f"d{n}", metric, 1.0) for n in range(4) for metric in "xyz"])

@@ -1,0 +1,32 @@
+"""Which deaths of workers count against a trial."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from evomerge.search.claims import MAX_DEATHS
+from tests.search.processes import SIZES, ToyWorker
+from tests.search.toy import ToyRun, toy_config
+
+CONFIG = toy_config(search={"sampler": "random", "trials": 2, "seed": 3, "warm_start": []})
+
+
+def test_deaths_between_which_documents_were_scored_do_not_add_up(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    undisturbed = ToyRun(whole, CONFIG, sizes=SIZES)
+    undisturbed.run(2)
+
+    def die_after_one_chunk(run: ToyRun) -> None:
+        run.evaluator.before_chunk = lambda done: os.kill(os.getpid(), signal.SIGKILL) if done else None
+
+    ToyRun(killed, CONFIG, sizes=SIZES)
+    deaths = 0
+    while ToyWorker(killed, CONFIG, 2, before=die_after_one_chunk).end() == -signal.SIGKILL:
+        deaths += 1
+    last = ToyRun(killed, CONFIG, sizes=SIZES)
+    assert last.history() == undisturbed.history()
+    assert deaths > MAX_DEATHS * 2
