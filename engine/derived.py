@@ -47,6 +47,10 @@ class Derived:
             self._kept[place] = source, self._shared(arena, source)
         return self._kept[place][1][start:stop]
 
+    def forget(self) -> None:
+        """Let go of all that is kept."""
+        self._kept.clear()
+
     def _shared(self, arena: Arena, source: Critical) -> torch.Tensor:
         """All rows, in memory that processes share where these share the sources."""
         sharing = self._store.sharing

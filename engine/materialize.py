@@ -19,6 +19,7 @@ from evomerge.engine.commons import Commons, common_plan
 from evomerge.engine.compiled import Launcher
 from evomerge.engine.derived import Derived
 from evomerge.engine.execute import PIECE, Fetch, Run, carry_out, merge_rows, pieces_of
+from evomerge.engine.exhaustion import within_memory
 from evomerge.engine.export import Contents, contents_of
 from evomerge.engine.kernels import Prepared, Source, prepare
 from evomerge.engine.layers import assign
@@ -35,6 +36,7 @@ from evomerge.engine.statistics import Statistics
 from evomerge.engine.store import BASE, Store
 from evomerge.engine.writer import TensorSpec, split
 from evomerge.errors import CandidateError, InputError, unknown_name
+from evomerge.sizes import readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -133,10 +135,14 @@ class Sources:
         """Tell what is kept where, then read the weights.
 
         Raises:
-            InputError: a file cannot be read, or weights are not finite.
+            InputError: a file cannot be read, weights are not finite, or memory ran out.
         """
         for line in (*self.notes, *self.memory.lines()):
             self._tell(line)
+        rule = f"memory must hold what the plan says ({readable(self.memory.host)})"
+        within_memory(self._load, lambda: None, InputError, rule)
+
+    def _load(self) -> None:
         if self._in_memory:
             self._live.allocate()
         commons = self._commons if self.memory.shares else None
@@ -265,9 +271,9 @@ class Merger(Sources):
         if load:
             self.load()
 
-    def load(self) -> None:
+    def _load(self) -> None:
         """As in `Sources`; then the model holds the base."""
-        super().load()
+        super()._load()
         keys = Keys(random_key(0, "", ""), ())
         self._carry_out({slot.name: prepare(copy_base(0), keys, 0) for slot in self._slots}, (BASE,))
 
@@ -279,9 +285,14 @@ class Merger(Sources):
 
         Raises:
             InputError: the recipe names other models than the merger's, or parameters that its method lacks.
-            CandidateError: a weight is not finite. The model is unusable until the next `apply`.
+            CandidateError: a weight is not finite, or memory ran out. The model is unusable until the next `apply`.
         """
         self.check(recipe)
+        within_memory(
+            lambda: self._apply(recipe), self._derived.forget, CandidateError, "a candidate must fit in memory"
+        )
+
+    def _apply(self, recipe: Recipe) -> None:
         experts = self._places(recipe)
         self._carry_out(self._works(recipe, experts), (BASE, *(expert + 1 for expert in experts)))
         if recipe.stack != self._restacker.stack:
