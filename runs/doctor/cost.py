@@ -78,8 +78,8 @@ class Estimates(NamedTuple):
 
     Attributes:
         documents: scored on `search`.
-        merge, score, sampler: seconds of all trials.
-        gradient: seconds of that warm start.
+        merge, score, sampler: seconds of all trials; the sampler's with those of the gradient.
+        gradient: of these, the seconds of that warm start.
         final: seconds of scoring finalists on `select`, and the winner and what it is compared with on `report`.
         once: seconds of statistics before the first merges.
         trial: seconds of one full candidate.
@@ -100,7 +100,7 @@ class Estimates(NamedTuple):
         As in a run's status, `total` is what trials take: merge, score and sampler; `wall` is everything.
         """
         total = self.merge + self.score + self.sampler
-        wall = total + self.gradient + self.final + self.once
+        wall = total + self.final + self.once
         parts = {**self._asdict(), "total": total, "wall": wall}
         documents = parts.pop("documents")
         return {"seconds": {name: round(value, 3) for name, value in parts.items()}, "documents": documents}
@@ -187,12 +187,13 @@ def estimated(
     }
     trials, share = config.search.trials, share_scored(config.evaluate)
     compared = 4 + len(config.models.experts)  # winner, base, average, best sweep, and each expert
+    gradient = _gradient_seconds(config, counts["search"], work, speed)
     return Estimates(
         documents=round(trials * share * sum(counts["search"].get(task, 0) for task in work)),
         merge=trials * merge,
         score=trials * share * of_split["search"],
-        sampler=trials * PROPOSAL.get(sampler, 0.005),
-        gradient=_gradient_seconds(config, counts["search"], work, speed),
+        sampler=trials * PROPOSAL.get(sampler, 0.005) + gradient,
+        gradient=gradient,
         final=min(config.search.finalists, trials) * (of_split["select"] + merge)
         + compared * (of_split["report"] + merge),
         once=once,

@@ -80,6 +80,8 @@ def examine(
     errors: set[str] = set()
     for check in in_order():
         for finding in _looked(check, subject, errors):
+            if finding.level == "error" and finding.text in errors:
+                continue
             told.append(Told(check.name, *finding))
             errors |= {finding.text} if finding.level == "error" else set()
     told.sort(key=lambda each: LEVELS.index(each.level))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def copied(tmp_path: Path) -> Copied:
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Iterator[Written]:
+def written(tmp_path: Path) -> Written:
     """Write a task of generated answers; gives the setting that names its folder."""
 
     def write(name: str, documents: Sequence[Mapping[str, Any]], **settings: Any) -> str:
@@ -79,4 +79,4 @@ def written(tmp_path: Path) -> Iterator[Written]:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(task))
         return f"evaluate.include_path={folder}"
 
-    yield write
+    return write

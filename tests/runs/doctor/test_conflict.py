@@ -22,9 +22,7 @@ def alignment() -> object:
 def _delta(alignment: object, expert: int, layer: int | None) -> torch.Tensor:
     slots = [slot for slot in alignment.layout.slots if slot.place.layer == layer]  # type: ignore[attr-defined]
     base, own = alignment.readings[0], alignment.readings[expert + 1]  # type: ignore[attr-defined]
-    return torch.cat(
-        [(whole(own[slot.name]).double() - whole(base[slot.name]).double()).flatten() for slot in slots]
-    )
+    return torch.cat([(whole(own[slot.name]).double() - whole(base[slot.name]).double()).flatten() for slot in slots])
 
 
 def test_cosines_are_those_of_the_whole_weights(alignment: object) -> None:

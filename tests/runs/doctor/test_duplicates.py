@@ -65,7 +65,9 @@ def test_a_tasks_wording_does_not_make_documents_alike() -> None:
 
 def test_texts_without_spaces_are_compared_by_character() -> None:
     one = "東京都は日本の首都でありその人口は千四百万人を超える大都市である"
-    (pair,) = alike([one, one[:-1] + "よ", "全く別の文章がここにありますので一致することはありません"], [0] * 3, [0, 1, 1])
+    (pair,) = alike(
+        [one, one[:-1] + "よ", "全く別の文章がここにありますので一致することはありません"], [0] * 3, [0, 1, 1]
+    )
     assert (pair.one, pair.other) == (0, 1)
     assert 0.8 <= pair.similarity < 1
 

@@ -1,0 +1,128 @@
+"""What a search will take: from tokens, bytes and measured speeds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from evomerge.engine.arena import Item, Kind, arrange
+from evomerge.runs.doctor.checks.estimates import duration
+from evomerge.runs.doctor.cost import (
+    RACED,
+    Work,
+    estimated,
+    merge_seconds,
+    scoring_seconds,
+    statistics_seconds,
+    work_of,
+)
+from evomerge.runs.doctor.findings import LeftOut
+from evomerge.runs.doctor.probe import Line, Speed, copy_rate, forward_speed
+from tests.runs.doctor.conftest import Written, configured, levels, look, subject
+
+SPEED = Speed(Line(0.001, 0.0001), Line(0.002, 0.0002), 10)
+WORK = Work(1, 20, 5, 8, 5)
+COUNTS = {"search": {"a": 100}, "select": {"a": 50}, "report": {"a": 200}}
+CPU = torch.device("cpu")
+
+
+def test_a_pass_costs_its_layers_and_its_tokens() -> None:
+    assert SPEED.seconds(3, 100) == pytest.approx(3 * (10 * 0.001 + 0.002) + 100 * (10 * 0.0001 + 0.0002))
+
+
+def test_scoring_grows_with_documents_tokens_and_steps() -> None:
+    some = scoring_seconds(WORK, 100, SPEED)
+    assert scoring_seconds(WORK, 0, SPEED) == 0
+    assert scoring_seconds(WORK, 128, SPEED) > some
+    assert scoring_seconds(WORK._replace(read=40), 100, SPEED) > some
+    assert scoring_seconds(WORK._replace(longest=16), 100, SPEED) > some
+    assert scoring_seconds(WORK, 100, SPEED, rows=8) > some
+
+
+def test_what_races_takes_a_share_of_the_documents() -> None:
+    def of(*settings: str) -> float:
+        found = estimated(configured("search.trials=50", *settings), COUNTS, {"a": WORK}, SPEED, 0.1, 2.0, "gp")
+        assert found.documents == round(50 * 100 * (RACED if "evaluate.racing=false" not in settings else 1))
+        return found.score
+
+    assert of() == pytest.approx(RACED * of("evaluate.racing=false"))
+
+
+def test_totals_are_sums_and_grow_with_trials() -> None:
+    def of(trials: int, *settings: str) -> dict[str, float]:
+        config = configured(f"search.trials={trials}", *settings)
+        found = estimated(config, COUNTS, {"a": WORK}, SPEED, 0.1, 2.0, "gp").as_data()["seconds"]
+        assert found["total"] == pytest.approx(found["merge"] + found["score"] + found["sampler"], abs=0.01)
+        assert found["wall"] == pytest.approx(found["total"] + found["final"] + found["once"], abs=0.01)
+        return found
+
+    one, two = of(20), of(40)
+    assert two["merge"] == pytest.approx(2 * one["merge"])
+    assert two["score"] == pytest.approx(2 * one["score"], rel=1e-3)
+    assert one["final"] == two["final"]
+    start = "search.warm_start=[uniform, gradient]"
+    assert of(20, start)["gradient"] > 0
+    assert of(20, start)["sampler"] > one["sampler"]
+
+
+def test_merges_are_bytes_over_a_share_of_a_copys_rate() -> None:
+    kind = Kind(1024, (torch.bfloat16,) * 4, torch.bfloat16, CPU)
+    arenas = arrange([Item("weight", (1000, 1024), kind)])
+    linear, ties = (merge_seconds(arenas, [method], 1e9) for method in ("linear", "ties"))
+    assert linear == pytest.approx(1_024_000 * 10 / (0.95 * 1e9), rel=0.05)
+    assert ties > linear
+    assert statistics_seconds(arenas, ["linear"]) == 0
+    assert statistics_seconds(arenas, ["ties", "della"]) == 2 * statistics_seconds(arenas, ["ties"]) > 0
+
+
+def test_tokens_are_those_of_the_documents() -> None:
+    at = subject()
+    add = work_of(at.tasks.prepared["quickstart_add"], at.tokenizer)
+    facts = work_of(at.tasks.prepared["quickstart_facts"], at.tokenizer)
+    assert add.rows == 1
+    assert 2 < add.read <= 6
+    assert 1 < add.written <= 4
+    assert add.longest == 4  # no more than max_gen_toks
+    assert facts.rows > 1
+    assert facts.longest == 0
+
+
+def test_what_all_prompts_begin_with_counts_once(written: Written) -> None:
+    beginning = " ".join("reverse" for _ in range(20))
+    documents = [{"question": f"{beginning} {n % 10} + {n // 10}", "answer": "1"} for n in range(40)]
+    at = subject(written("long", documents), "evaluate.tasks=[long]")
+    assert work_of(at.tasks.prepared["long"], at.tokenizer).read < 8
+
+
+def test_two_layers_are_timed_and_stand_for_all() -> None:
+    at = subject()
+    config = at.alignment.config
+    speed = forward_speed(config, torch.bfloat16, CPU)
+    assert speed.num_layers == 4
+    assert speed.seconds(1, 512) > speed.seconds(1, 16) > 0
+    assert config.num_hidden_layers == 4  # the configuration is left as it was
+    assert copy_rate(CPU) > 1e8
+
+
+def test_an_architecture_that_cannot_be_timed_is_left_out() -> None:
+    with pytest.raises(LeftOut, match="could be timed"):
+        forward_speed(_Strange(), torch.bfloat16, CPU)  # type: ignore[arg-type]
+
+
+class _Strange:
+    num_hidden_layers = 3
+
+    def get_text_config(self, *, decoder: bool) -> _Strange:
+        return self
+
+
+def test_a_timeout_that_is_too_short_is_warned_of() -> None:
+    assert levels(look("estimates", subject())) == {"ok"}
+    assert "warning" in levels(look("estimates", subject("search.timeout=0.1s")))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.31, "0.3 s"), (42, "42 s"), (180, "3 min"), (9000, "2.5 h"), (260_000, "3.0 days")]
+)
+def test_durations_are_readable(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
