@@ -14,6 +14,7 @@ from evomerge.evaluators.types import titles
 from evomerge.search.bootstrap import Interval, difference_interval, objective_interval
 from evomerge.search.constraints import Bounds, total_violation
 from evomerge.search.contest import Contestant
+from evomerge.search.errands import Errand
 from evomerge.search.listener import Listener
 from evomerge.search.problem import Problem, reference_recipes
 from evomerge.search.references import resolve_bounds
@@ -53,6 +54,8 @@ def compare(
     others = baselines(problem, study) | {each.name: each.recipe for each in contestants}
     listener.stage("report", 1 + len(others), 0)
     bounds = resolve_bounds(problem, scorer, split)
+    rest = [Errand(recipe, None, split) for recipe in others.values()]
+    scorer.ahead([Errand(winner.recipe, winner.number, split), *rest])
     won = scorer.score(winner.recipe, split, winner.number)
     listener.step()
     rows = {}

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from evomerge.engine.recipe import Dtype, Frozen, ModelRef
 from evomerge.errors import InputError, unknown_name
 from evomerge.evaluators.config import EvaluateConfig
+from evomerge.plain import parse_yaml, read_yaml
+from evomerge.secrets import require_no_secrets
 from evomerge.sizes import parse_size
 from evomerge.spaces.config import SpaceConfig
 
@@ -33,7 +34,12 @@ def _listed(value: Any) -> Any:
 
 
 class ModelsConfig(Frozen):
-    """The section `models`: the base, and the experts to take strengths from."""
+    """The section `models`.
+
+    Attributes:
+        base: what is kept, and what the experts were trained from.
+        experts: to take strengths from.
+    """
 
     base: ModelRef
     experts: tuple[ModelRef, ...] = Field(min_length=1)
@@ -104,9 +110,13 @@ class RuntimeConfig(Frozen):
 
     Attributes:
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:i", or "balanced" for all GPUs together.
-        memory_limit: of the host's memory, such as "16GB"; None: what is free.
+        memory_limit: of the host's memory, such as "16GB", for all of the run's workers on it together; None: what is
+            free.
         workers: processes that score candidates side by side, each with a share of the cores or a GPU of its own.
         storage: the database's URL; None: SQLite inside the run's folder.
+        stale: seconds (or `45s`, `2m`) without a sign of life after which what a worker of another host was doing is
+            given to another one; processes of one host see at once that one is gone.
+        patience: seconds that a running search goes on trying while its database does not answer.
         launcher: how workers are started: as "processes" of this host, or by "ray" on a cluster.
         trackers: what is told of the search's progress: "wandb", "mlflow", "tensorboard".
     """
@@ -115,6 +125,8 @@ class RuntimeConfig(Frozen):
     memory_limit: Annotated[str | int | None, AfterValidator(_size)] = None
     workers: int = Field(default=1, ge=1)
     storage: str | None = None
+    stale: Annotated[float, BeforeValidator(seconds)] = Field(default=45.0, gt=0)
+    patience: Annotated[float, BeforeValidator(seconds)] = Field(default=600.0, ge=0)
     launcher: Literal["processes", "ray"] = "processes"
     trackers: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
 
@@ -153,6 +165,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> SearchC
     raw = read_mapping(path, "configuration")
     for override in overrides or []:
         _override(raw, override)
+    require_no_secrets(raw, str(path), besides="runtime.storage")
     config = parse_config(raw, str(path))
     folder = path.resolve().parent
     models = config.models.model_copy(
@@ -204,12 +217,7 @@ def _keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
     """The keys in a YAML (or JSON) file. Raises InputError, in words about `what`, when it is not a mapping."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the {what} must be a readable file, but {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"the {what} must be YAML, but {path}: {' '.join(str(error).split())}") from None
+    raw = read_yaml(path, f"a {what} in YAML")
     if not isinstance(raw, dict):
         raise InputError(f"the {what} must be a mapping of keys, but {path} holds {type(raw).__name__}")
     return raw
@@ -219,10 +227,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     keys, equals, text = override.partition("=")
     if not equals or not keys:
         raise InputError(f"--set must be key.path=value, but got {override!r}")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError(f"--set {keys} must be given a YAML value, but got {text!r}") from None
+    value = parse_yaml(text, f"--set {keys} must be given a YAML value")
     *sections, last = keys.split(".")
     place = raw
     for section in sections:

@@ -12,6 +12,7 @@ from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Evaluator, Scores, TaskMetric
 from evomerge.evaluators.objective import objective
+from evomerge.search.errands import Errand
 from evomerge.search.jackknife import pseudo_values
 from evomerge.search.judgement import count
 from evomerge.search.listener import Listener
@@ -75,6 +76,7 @@ class FinalRace:
             InterruptedRunError: when somebody asked to stop; what is scored is kept.
         """
         runners: dict[int, Runner] = {}
+        self._scorer.ahead([Errand(recipe, number, "search") for number, recipe in recipes.items()])
         for number, recipe in recipes.items():
             try:
                 runners[number] = Runner(self._scorer.score(recipe, "search", number))
@@ -82,6 +84,8 @@ class FinalRace:
                 self._drop(number, error)
         climbs = {number: self._scorer.climb(recipes[number], self._rungs, "select", number) for number in runners}
         for look in range(len(self._rungs)):
+            racing = [number for number, runner in runners.items() if not runner.is_out]
+            self._scorer.ahead([Errand(recipes[number], number, "select", look) for number in racing])
             self._advance(runners, climbs)
             if self._is_race and look < len(self._rungs) - 1:
                 self._part(runners, look)

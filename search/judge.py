@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from evomerge.engine.recipe import Recipe
 from evomerge.evaluators import Scores
 from evomerge.evaluators.guard import CollapsedError
+from evomerge.search.attributes import set_once, swap
 from evomerge.search.constraints import Bounds
 from evomerge.search.history import History
 from evomerge.search.judgement import Judgement, combined_stderr, count, of_full, of_none, of_part, violations_of
@@ -225,7 +226,8 @@ class Judge:
             "of": len(documents),
             "candidates": len(full),
         }
-        self._study.set_user_attr(SUBSET, chosen)
+        if not set_once(self._study, SUBSET, chosen):  # another worker was quicker, and may have known more
+            return dict(self._study.user_attrs[SUBSET])
         self._listener.note(
             f"subset: {len(subset.documents)} of {len(documents)} documents stand for all from here on; they miss the "
             f"objective by {subset.error:.3f} over the {len(full)} candidates so far (root mean square; as a sample, "
@@ -244,13 +246,13 @@ class Judge:
             }
             for task, fit in fits.items()
         }
-        before = self._study.user_attrs.get(PROXY, {})
+        before = self._study.user_attrs.get(PROXY)
+        if told == before or not swap(self._study, PROXY, before, told):
+            return  # nothing new, or another worker says the same at this moment
         for name, now in told.items():
-            if now["leads"] != before.get(name, {}).get("leads", False):
+            if now["leads"] != (before or {}).get(name, {}).get("leads", False):
                 verb = "leads the search" if now["leads"] else "does not lead any more"
                 self._listener.note(
                     f"stand-in of {name}: rank correlation {now['correlation']:.2f} with the metric over "
                     f"{now['pairs']} candidates; it {verb}"
                 )
-        if told != before:
-            self._study.set_user_attr(PROXY, told)

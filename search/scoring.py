@@ -10,6 +10,7 @@ from evomerge.engine.recipe import Recipe
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Document, DocumentScore, Scores, Split
 from evomerge.evaluators.guard import Guard
+from evomerge.search.errands import Errand, Errands
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.ledger import Ledger
 from evomerge.search.listener import Listener
@@ -30,18 +31,51 @@ class Spent:
 
 
 class Scorer:
-    """Scores recipes chunk by chunk; each chunk's rows are in the ledger before the next begins."""
+    """Scores recipes chunk by chunk; each chunk's rows are in the ledger before the next begins.
 
-    def __init__(self, problem: Problem, ledger: Ledger, listener: Listener, stop: StopRequest) -> None:
+    Args:
+        problem: with the live model and the evaluator.
+        ledger: has what is scored.
+        listener: is told of documents.
+        stop: may ask to stop.
+        errands: the way to other workers that help; None: there are none.
+    """
+
+    def __init__(
+        self, problem: Problem, ledger: Ledger, listener: Listener, stop: StopRequest, errands: Errands | None = None
+    ) -> None:
         self._problem = problem
         self._merger = problem.merger
         self._evaluator = problem.evaluator
         self._ledger = ledger
         self._listener = listener
         self._stop = stop
+        self._errands = errands
+        self._shares = 0  # how often others helped
         self._live: str | None = None  # digest of the recipe that the live model holds
         self._guard: Guard | None = None
         self._is_prepared = False
+
+    def ahead(self, errands: Sequence[Errand]) -> None:
+        """Score what will be asked for next together with other workers, where there are any.
+
+        What cannot be scored is left to who asks for it, and fails there.
+
+        Raises:
+            InterruptedRunError: when somebody asked to stop.
+        """
+        if self._errands is not None and len(errands) > 1 and self._errands.has_helpers():
+            self._errands.share(errands, self.do)
+            self._shares += 1
+
+    def do(self, errand: Errand) -> None:
+        """Do an errand; a candidate that cannot be scored is left as it is."""
+        rungs = self._evaluator.rungs(errand.split)
+        chosen = rungs if errand.rung is None else rungs[errand.rung : errand.rung + 1]
+        try:
+            self.score_rungs(errand.recipe, chosen, errand.split, errand.trial)
+        except CandidateError:
+            return
 
     def score(self, recipe: Recipe, split: Split, trial: int | None, spent: Spent | None = None) -> Scores:
         """All document scores of a recipe on a split.
@@ -97,9 +131,11 @@ class Scorer:
         """
         spent = spent if spent is not None else Spent()
         labels = self._labels(set(proxied))
-        rows = {(row.task, row.document, row.metric): row for row in self._ledger.scores(recipe.digest, split)}
+        rows, read = self._rows(recipe, split), self._shares
         scored: list[DocumentScore] = []
         for rung in rungs:
+            if read != self._shares:  # others may have scored it meanwhile
+                rows, read = self._rows(recipe, split), self._shares
             for chunk in rung:
                 by_proxy = chunk[0].task in set(proxied)
                 missing = [
@@ -114,6 +150,9 @@ class Scorer:
                     rows |= {(row.task, row.document, row.metric): row for row in found}
                 scored += [rows[d.task, d.key, label] for d in chunk for label in labels[d.task]]
             yield Scores(tuple(scored))
+
+    def _rows(self, recipe: Recipe, split: Split) -> dict[tuple[str, str, str], DocumentScore]:
+        return {(row.task, row.document, row.metric): row for row in self._ledger.scores(recipe.digest, split)}
 
     def _labels(self, proxied: set[str]) -> Mapping[str, list[str]]:
         """For each task the metrics that make a document scored."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from evomerge.search.acquisition import expected_improvement, propose
+from evomerge.search.attributes import set_once
 from evomerge.search.beliefs import AT_LEAST, Model, beliefs, numbers_of, of_method
 from evomerge.search.curriculum import STAGE
 from evomerge.search.problem import Problem
@@ -52,11 +53,15 @@ class Stopping:
         problem: with the space and the tasks.
         study: of the search.
         trials: how many there will be in all; by default what the configuration says.
+
+    Attributes:
+        is_first: whether no other worker had said so before this one did.
     """
 
     def __init__(self, problem: Problem, study: optuna.Study, trials: int | None = None) -> None:
         self._problem = problem
         self._study = study
+        self.is_first = False
         self._trials = trials or problem.config.search.trials
 
     def why(self, finished: int) -> str:
@@ -87,7 +92,7 @@ class Stopping:
             f"add {gains[-1]:.4f} to the objective, which scores of this many documents, with a standard error of "
             f"{noise:.4f}, cannot tell from luck"
         )
-        self._study.set_user_attr(STOPPED, said)
+        self.is_first = set_once(self._study, STOPPED, said)
         return said
 
     def _in_last_stage(self, trials: Sequence[FrozenTrial]) -> bool:

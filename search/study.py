@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from evomerge.engine.recipe import Recipe
 from evomerge.errors import InputError, unknown_name
 from evomerge.evaluators.types import TaskMetric
+from evomerge.plain import parse_json
 from evomerge.search.config import SearchConfig, parse_config
 from evomerge.search.constraints import total_violation
 
@@ -118,29 +119,27 @@ def check_same_config(stored: SearchConfig, given: SearchConfig) -> None:
         raise InputError(f"a study must be resumed with its own configuration, but {said}")
 
 
-def check_same_inputs(study: optuna.Study, fingerprint: Mapping[str, str]) -> None:
-    """Raise InputError, naming them, unless models and tasks are what they were when the study began."""
-    stored = study.user_attrs.get(FINGERPRINT)
-    if stored is None:
-        study.set_user_attr(FINGERPRINT, dict(fingerprint))
-        return
-    changed = [key for key in sorted({*stored, *fingerprint}) if stored.get(key) != fingerprint.get(key)]
-    if changed:
-        raise InputError(
-            f"models and tasks must be those the study began with, but these have changed: {', '.join(changed)}"
-        )
-
-
 def trial_recipe(trial: FrozenTrial) -> Recipe:
-    """The recipe of a trial. Raises InputError when the trial failed before it had one."""
+    """The recipe of a trial. Raises InputError when the trial failed before it had one, or the database's is torn."""
     if RECIPE not in trial.user_attrs:
         raise InputError(f"the trial must have a recipe, but trial {trial.number} has none ({trial.state.name})")
-    return Recipe.model_validate(json.loads(trial.user_attrs[RECIPE]))
+    said = f"trial {trial.number}: its recipe must be one"
+    try:
+        return Recipe.model_validate(parse_json(trial.user_attrs[RECIPE], said))
+    except ValidationError as error:
+        details = error.errors()[0]
+        where = ".".join(map(str, details["loc"]))
+        raise InputError(f"{said}, but {where}: {details['msg']}") from None
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that have values, estimated or not."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def running_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that are under way, or were when their worker died."""
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def full_trials(study: optuna.Study) -> list[FrozenTrial]:

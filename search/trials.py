@@ -8,24 +8,25 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
 from evomerge.errors import CandidateError, InputError
-from evomerge.evaluators.objective import combine
 from evomerge.evaluators.types import titles
 from evomerge.search import study as attributes
+from evomerge.search.attributes import set_once
 from evomerge.search.claims import STALE_SECONDS
 from evomerge.search.curriculum import first_stage_is_open
+from evomerge.search.following import Following
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.judge import Judge
 from evomerge.search.judgement import Judgement
-from evomerge.search.listener import Listener, TrialOutcome
+from evomerge.search.listener import Listener
 from evomerge.search.mirror import whole_point
 from evomerge.search.problem import Problem
 from evomerge.search.proposals import Proposal, Proposer
 from evomerge.search.queue import LostTrialError, TrialQueue
+from evomerge.search.rounds import close_round, why_closed
 from evomerge.search.sampling import AUTO, choose_sampler
 from evomerge.search.scoring import Spent
 from evomerge.search.stopping import Stopping
@@ -47,6 +48,7 @@ class TrialLoop:
         listener: is told of decisions and outcomes.
         stop: a request to stop.
         stale: seconds without a sign of life after which another worker's trials are taken over.
+        workers: those of the study, which this one has joined; None: it joins for as long as `run` takes.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TrialLoop:
         listener: Listener,
         stop: StopRequest,
         stale: float = STALE_SECONDS,
+        workers: Workers | None = None,
     ) -> None:
         self._problem = problem
         self._space = problem.space
@@ -66,6 +69,7 @@ class TrialLoop:
         self._listener = listener
         self._stop = stop
         self._stale = stale
+        self._workers = workers
         self._sampler = self._chosen_sampler()
 
     def run(self, trials: int, timeout: float | None) -> None:
@@ -76,35 +80,48 @@ class TrialLoop:
         Raises:
             InterruptedRunError: when somebody asked to stop; the trial under way goes on when the study is resumed.
         """
+        if self._workers is not None:
+            self._run(self._workers, trials, timeout)
+            return
         workers = Workers(self._ledger.engine, self._study.study_name)
         workers.join(min(BEAT_SECONDS, self._stale / 4))
+        try:
+            self._run(workers, trials, timeout)
+        finally:
+            workers.leave()
+
+    def _run(self, workers: Workers, trials: int, timeout: float | None) -> None:
         queue = self._queue(workers, trials)
         try:
             self._work(queue, trials, timeout)
         finally:
             queue.leave()
-            workers.leave()
 
     def _work(self, queue: TrialQueue, trials: int, timeout: float | None) -> None:
         queue.enqueue(self._warm_starts, _ENQUEUED)
         began = time.monotonic()
-        done = queue.finished()
+        following = Following(self._study, self._ledger.engine, self._problem.evaluator.tasks, self._listener)
+        done = following.look()
         self._listener.stage("search", trials, done)
         stopping = Stopping(self._problem, self._study, trials)
         while done < trials:
             if timeout is not None and time.monotonic() - began >= timeout:
-                self._listener.note(f"the timeout of {timeout:g} s is over after {done} of {trials} trials")
+                why = f"the timeout of {timeout:g} s is over after {done} of {trials} trials"
+                if close_round(self._study, why):
+                    self._listener.note(why)
+                return
+            if why_closed(self._study):
                 return
             self._stop.check()
             trial = queue.take(trials, stopping.why)
             if trial is not None:
                 self._run_one(queue, trial)
-            before, done = done, queue.finished()
-            for _ in range(done - before):
-                self._listener.step()
+            done = following.look()
             if trial is None and done < trials:
                 if queue.is_idle(trials):
-                    self._listener.note(stopping.why(done))
+                    why = stopping.why(done)
+                    if stopping.is_first:
+                        self._listener.note(why)
                     return
                 time.sleep(_WAIT_SECONDS)
 
@@ -128,8 +145,8 @@ class TrialLoop:
         stored = self._study.user_attrs.get(attributes.SAMPLER)
         if stored is None:
             stored, why = choose_sampler(config.sampler, self._space, config.trials, len(self._study.directions))
-            self._study.set_user_attr(attributes.SAMPLER, stored)
-            self._listener.note(f"sampler {stored}: {why}")
+            if set_once(self._study, attributes.SAMPLER, stored):
+                self._listener.note(f"sampler {stored}: {why}")
         return str(stored)
 
     def _warm_starts(self) -> Mapping[str, Point | None]:
@@ -167,16 +184,14 @@ class TrialLoop:
             recipe = self._space.recipe(whole_point(trial))
             judgement = self._judge.judge(recipe, trial.number, spent)
             told = self._told(judgement)
-            outcome = self._outcome(trial, judgement)
         except (CandidateError, InputError) as error:
+            judgement = None
             told[attributes.REASON] = str(error)
-            outcome = TrialOutcome(trial.number, _origin(trial), None, str(error))
         except BaseException:
             queue.note(trial, {attributes.SECONDS: asdict(spent)})
             raise
         told[attributes.SECONDS] = asdict(spent)
         queue.finish(trial, judgement.values if judgement else None, told, judgement.violations if judgement else {})
-        self._listener.trial(outcome)
 
     def _told(self, judgement: Judgement) -> dict[str, Any]:
         """What the trial keeps of its judgement.
@@ -207,22 +222,3 @@ class TrialLoop:
         if judgement.violations:
             told[attributes.CONSTRAINTS] = judgement.violations
         return told
-
-    def _outcome(self, trial: FrozenTrial, judgement: Judgement) -> TrialOutcome:
-        tasks = self._problem.evaluator.tasks
-        kind = self._problem.config.evaluate.objective
-        means = [np.float64(mean) for mean in judgement.means]
-        return TrialOutcome(
-            number=trial.number,
-            origin=_origin(trial),
-            objective=float(combine(means, tasks, kind)),
-            reason=judgement.why,
-            tasks=dict(zip(titles(tasks), judgement.means, strict=True)),
-            estimated=bool(judgement.why),
-            documents=judgement.documents,
-            feasible=all(violation <= 0 for violation in judgement.violations.values()),
-        )
-
-
-def _origin(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs.get(attributes.ORIGIN, "sampler"))

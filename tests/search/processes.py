@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +53,7 @@ class ToyWorker:
         trials: to reach.
         pause: seconds that a chunk takes.
         before: is called with the run before it begins, in the process.
+        do: what it does; by default the trials.
         options: of ToyRun.
 
     Attributes:
@@ -63,15 +67,17 @@ class ToyWorker:
         trials: int,
         pause: float = 0.0,
         before: Callable[[ToyRun], None] = lambda run: None,
+        do: Callable[[ToyRun], object] | None = None,
         **options: Any,
     ) -> None:
         self._folder = folder
         self._make: Callable[[], ToyRun] = lambda: ToyRun(folder, config, **{"sizes": SIZES, **options})
-        self._trials = trials
-        self._pause = pause
+        self._seconds = pause
         self._before = before
+        self._do: Callable[[ToyRun], object] = do or (lambda run: run.run(trials))
         self.process = _FORK.Process(target=self._work, daemon=True)
         self.process.start()
+        atexit.register(self.process.kill)  # a stopped one would be waited for without end
 
     @property
     def notes(self) -> list[str]:
@@ -86,6 +92,21 @@ class ToyWorker:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    def pause(self) -> None:
+        """Stop it outside of any transaction: one that is stopped within holds SQLite's only lock for as long."""
+        database = self._folder / "study.db"
+        while True:
+            self.send(signal.SIGSTOP)
+            try:
+                with contextlib.closing(sqlite3.connect(database, timeout=0.3, isolation_level=None)) as connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.execute("ROLLBACK")
+            except sqlite3.OperationalError:
+                self.send(signal.SIGCONT)
+                time.sleep(0.01)
+            else:
+                return
+
     def end(self, seconds: float = 60.0) -> int | None:
         self.process.join(seconds)
         return self.process.exitcode
@@ -98,14 +119,14 @@ class ToyWorker:
 
         def score(model: Any, documents: Any, *rest: Any, **named: Any) -> Any:
             documents = list(documents)
-            time.sleep(self._pause)
+            time.sleep(self._seconds)
             for document in documents:
                 chunks.add(f"{model.digest} {document.task} {document.key}")
             return scored(model, documents, *rest, **named)
 
         run.evaluator.score = score  # type: ignore[method-assign]
         self._before(run)
-        run.run(self._trials)
+        self._do(run)
 
 
 def die_at_commit(count: int) -> Callable[[ToyRun], None]:

@@ -63,13 +63,13 @@ def test_set_overrides_keys(tmp_path: Path) -> None:
         (changed(evaluate={"tasks": [{"task": "t", "metrik": "acc"}]}), "did you mean 'metric'?"),
         (changed(search={"trials": 0}), "search.trials: Input should be greater than or equal to 1, but got 0"),
         (changed(search={"timeout": "soon"}), "such as 30m, but got 'soon'"),
-        (changed(runtime={"workers": 4}), "workers must be 1 in this version"),
+        (changed(runtime={"workers": 0}), "runtime.workers: Input should be greater than or equal to 1, but got 0"),
         (changed(models={"experts": ["./a", "./x/a"]}), "experts must have unique names, but 'a' names two"),
         (changed(evaluate={"splits": {"search": 0.9, "select": 0.2, "report": 0.4}}), "sum to at most 1"),
         (changed(runtime={"memory_limit": "lots"}), "a memory limit must be a positive size such as 6GB or 500MiB"),
         (changed(runtime={"device": "gpu"}), "runtime.device: String should match pattern"),
         ({key: GOOD[key] for key in GOOD if key != "models"}, "models: Field required"),
-        ("name: [", "must be YAML"),
+        ("name: [", "must be a configuration in YAML, but is not"),
         ("- a", "must be a mapping"),
         (changed(merge={"dtype": "float8"}), "merge.dtype: Input should be"),
     ],
@@ -90,5 +90,5 @@ def test_wrong_overrides_are_told(override: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="readable file"):
+    with pytest.raises(InputError, match="must be a configuration in YAML, but: No such file"):
         load_config(tmp_path / "none.yaml")

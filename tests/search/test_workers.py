@@ -65,7 +65,7 @@ def test_a_worker_that_was_stopped_for_long_leaves_its_trial_to_whoever_took_it_
     ToyRun(tmp_path, config("cmaes"), sizes=SIZES)
     slow = ToyWorker(tmp_path, config("cmaes"), TRIALS, pause=0.05, stale=0.5)
     wait_until(lambda: len(slow.scored) > 25)
-    slow.send(signal.SIGSTOP)
+    slow.pause()
     quick = ToyWorker(tmp_path, config("cmaes"), TRIALS, stale=0.5)
     wait_until(lambda: any("its worker is gone" in line for line in quick.notes))
     assert quick.end() == 0
