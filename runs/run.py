@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from filelock import FileLock, Timeout
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from evomerge.engine.recipe import Recipe
@@ -19,6 +22,7 @@ from evomerge.runs.events import EventFile
 from evomerge.runs.files import as_yaml, write_text
 from evomerge.search.config import SearchConfig, load_config
 from evomerge.search.ledger import Ledger
+from evomerge.search.presence import is_worked_on
 from evomerge.search.storage import open_storage, public_url, quiet_optuna, sqlite_url
 from evomerge.search.study import (
     DIGEST,
@@ -33,12 +37,15 @@ from evomerge.search.study import (
     study_tasks,
     trial_recipe,
 )
+from evomerge.search.trust import require_own_models, require_trusted
 
 if TYPE_CHECKING:
     import pandas
 
 CONFIG_FILE = "config.yaml"
 DATABASE = "study.db"
+STORAGE_VARIABLE = "EVOMERGE_STORAGE"
+"""In the environment: the database's URL with its password, which no file holds."""
 
 
 class Run:
@@ -52,7 +59,7 @@ class Run:
         study: an ordinary Optuna study.
     """
 
-    def __init__(self, folder: Path, config: SearchConfig, study: optuna.Study, storage: optuna.storages.RDBStorage):
+    def __init__(self, folder: Path, config: SearchConfig, study: optuna.Study, storage: RDBStorage):
         self.folder = folder
         self.config = config
         self.study = study
@@ -95,8 +102,11 @@ class Run:
         return trials[number]
 
     def recipe(self, number: int | None = None) -> Recipe:
-        """The recipe of a trial, by default of the best."""
-        return trial_recipe(self.best if number is None else self.trial(number))
+        """The recipe of a trial, by default of the best. Raises InputError when it is not over the run's own models."""
+        trial = self.best if number is None else self.trial(number)
+        recipe = trial_recipe(trial)
+        require_own_models(recipe, self.config, f"trial {trial.number}")
+        return recipe
 
     def trials(self) -> pandas.DataFrame:
         """One row a trial, as Optuna's `trials_dataframe` gives it."""
@@ -126,11 +136,23 @@ class Run:
         go_on(self, trials=trials, timeout=timeout)
         return self
 
-    def export(self, to: str | Path, trial: int | None = None) -> Path:
-        """Write the checkpoint of a trial, by default of the best, with its card and its provenance."""
+    def export(self, to: str | Path, trial: int | None = None, **how: Any) -> Path:
+        """Write the checkpoint of a trial, by default of the best, with its card and its provenance.
+
+        Args:
+            to: a new folder.
+            trial: its number.
+            how: further arguments of `runs.export.export_run`.
+        """
         from evomerge.runs.export import export_run
 
-        return export_run(self, Path(to), trial)
+        return export_run(self, Path(to), trial, **how)
+
+    def report(self) -> Path:
+        """Write RUN/report.html, one file that needs no network, and return its path."""
+        from evomerge.runs.report.page import write_report
+
+        return write_report(self)
 
     def write_best(self) -> None:
         """Write best/recipe.yaml."""
@@ -138,12 +160,18 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the run, so that no other process of this host works on it. Raises InputError when one does."""
+        """Hold the run, so that no other process of this host launches it. Raises InputError when one does.
+
+        Workers that join it need not hold it.
+        """
         lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1)  # whoever asks for the state holds it for a moment
         except Timeout:
-            raise InputError(f"a run must not be worked on by two processes, but one holds {self.folder}") from None
+            raise InputError(
+                f"a run must not be launched twice at a time, but a process holds {self.folder}; "
+                f"`evomerge worker {self.folder}` joins it"
+            ) from None
         try:
             yield
         finally:
@@ -151,7 +179,14 @@ class Run:
 
     @property
     def is_held(self) -> bool:
-        """Whether a process of this host works on the run."""
+        """Whether a process works on the run, on this host or another.
+
+        A process of another host shows it by counting up, which is waited for for up to five seconds.
+        """
+        return self._is_launched_here or is_worked_on(self.storage.engine, self.study.study_name)
+
+    @property
+    def _is_launched_here(self) -> bool:
         lock = FileLock(self.folder / ".lock")
         try:
             with lock.acquire(timeout=0):
@@ -183,11 +218,26 @@ def create_run(config: SearchConfig, folder: Path, tasks: Sequence[TaskMetric]) 
 
 
 def check_new(folder: Path) -> None:
-    """Raise InputError unless `folder` is absent or empty."""
+    """Raise InputError unless `folder` is absent or empty, and can be written to; leaves it as it is."""
     if (folder / CONFIG_FILE).exists() or (folder / DATABASE).exists():
         raise InputError(f"the output folder must be new, but {folder} holds a run; resume it, or name another --out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"the output folder must be new or empty, but {folder} is not; name another --out")
+    _check_writable(folder)
+
+
+def _check_writable(folder: Path) -> None:
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"the output folder must be writable, but {folder}: {error.strerror}") from None
+    finally:
+        for each in missing:
+            if each.is_dir():
+                each.rmdir()
 
 
 def open_run(path: str | Path) -> Run:
@@ -203,29 +253,63 @@ def open_run(path: str | Path) -> Run:
     quiet_optuna()
     if config.runtime.storage is None and not (folder / DATABASE).is_file():
         raise InputError(f"a run must have its {DATABASE}, but {folder} has none")
+    config = _with_password(config)
     storage = open_storage(config.runtime.storage or sqlite_url(folder / DATABASE))
     study = open_study(storage, config.name)
     check_same_config(study_config(study), config)
     return Run(folder, config, study, storage)
 
 
-def join_run(url: str, name: str, folder: Path) -> Run:
+def join_run(url: str, name: str, folder: Path, trusted: Collection[str] = ()) -> Run:
     """A run from its study alone: the folder is made, or must belong to the same study.
 
+    Args:
+        url: of the database.
+        name: of the study.
+        folder: of the run, absent, empty or a run's.
+        trusted: code and files that a configuration from the database may run and read; where the folder holds the same
+            configuration, that is the user's own word.
+
     Raises:
-        InputError: when the database or the study is not there, or the folder holds something else.
+        InputError: when the database or the study is not there, the folder holds something else, or the configuration
+            wants something that is not named.
+    """
+    if (folder / CONFIG_FILE).is_file():
+        own = load_config(folder / CONFIG_FILE)
+        config, storage = join_study(url, name, None)
+        check_same_config(config, own)
+    else:
+        config, storage = join_study(url, name, trusted)
+        check_new(folder)
+        write_text(folder / CONFIG_FILE, as_yaml(_without_password(config)))
+    return Run(folder, config, open_study(storage, name), storage)
+
+
+def join_study(url: str, name: str, trusted: Collection[str] | None) -> tuple[SearchConfig, RDBStorage]:
+    """The configuration of a study, as this host reaches it, and its database.
+
+    Args:
+        url: of the database.
+        name: of the study.
+        trusted: as in `join_run`; None: nothing need be named.
+
+    Raises:
+        InputError: when the database or the study is not there, or the configuration wants something that is not named.
     """
     quiet_optuna()
     storage = open_storage(url)
-    study = open_study(storage, name)
-    config = study_config(study)
-    config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"storage": url})})
-    if (folder / CONFIG_FILE).is_file():
-        check_same_config(config, load_config(folder / CONFIG_FILE))
-    else:
-        check_new(folder)
-        write_text(folder / CONFIG_FILE, as_yaml(_without_password(config)))
-    return Run(folder, config, study, storage)
+    config = study_config(open_study(storage, name))
+    if trusted is not None:
+        require_trusted(config, trusted, f"study {name}")
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"storage": url})}), storage
+
+
+def _with_password(config: SearchConfig) -> SearchConfig:
+    """The configuration with the database's URL that the environment has, if that is the same but for its password."""
+    url = os.environ.get(STORAGE_VARIABLE)
+    if url is None or config.runtime.storage is None or public_url(url) != public_url(config.runtime.storage):
+        return config
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"storage": url})})
 
 
 def _without_password(config: SearchConfig) -> SearchConfig:

@@ -1,5 +1,7 @@
 """The verbs, in the order in which `evomerge --help` lists them."""
 
+from collections.abc import Callable
+
 from evomerge.runs.verbs.doctor import doctor
 from evomerge.runs.verbs.evaluate import evaluate
 from evomerge.runs.verbs.export import export
@@ -8,11 +10,12 @@ from evomerge.runs.verbs.methods import methods
 from evomerge.runs.verbs.report import report
 from evomerge.runs.verbs.resume import resume
 from evomerge.runs.verbs.run import run
+from evomerge.runs.verbs.schema import schema
 from evomerge.runs.verbs.space import space
 from evomerge.runs.verbs.status import status
 from evomerge.runs.verbs.worker import worker
 
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "run": run,
     "resume": resume,
     "worker": worker,
@@ -24,4 +27,5 @@ VERBS = {
     "doctor": doctor,
     "space": space,
     "methods": methods,
+    "schema": schema,
 }

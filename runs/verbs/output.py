@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 
 def progress() -> Any:
-    """A progress bar on standard error; a context manager and a Listener."""
+    """A progress bar, or lines of JSON, on standard error; a context manager and a Listener."""
+    if _is_json():
+        from evomerge.runs.lines import JsonLines
+
+        return JsonLines(sys.stderr)
     from rich.console import Console
 
     from evomerge.runs.console import ProgressBar
@@ -26,7 +31,16 @@ def out() -> Any:
 
 def tell(line: str) -> None:
     """A line on standard error."""
-    print(line, file=sys.stderr)
+    if _is_json():
+        from evomerge.runs.lines import JsonLines
+
+        JsonLines(sys.stderr).note(line)
+    else:
+        print(line, file=sys.stderr)
+
+
+def _is_json() -> bool:
+    return os.environ.get("EVOMERGE_LOG_FORMAT") == "json"
 
 
 def tell_result(run: Any, as_json: bool) -> None:

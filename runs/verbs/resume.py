@@ -13,6 +13,7 @@ from evomerge.runs.verbs.options import (
     MemoryLimit,
     TimeoutOption,
     Trials,
+    Trust,
     Workers,
 )
 from evomerge.runs.verbs.output import progress, tell_result
@@ -29,6 +30,7 @@ def resume(
         Path | None, typer.Option(help="With --storage: the folder to make; by default outputs/STUDY.")
     ] = None,
     memory_limit: MemoryLimit = None,
+    trust: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a run, after any kind of stop."""
@@ -39,9 +41,10 @@ def resume(
     if (run is None) == (storage is None) or (storage is None) != (study is None):
         raise InputError("resume must be given either a run's folder, or --storage and --study")
     limit = None if timeout is None else _duration(seconds, timeout)
-    opened = (
-        open_run(run) if run is not None else join_run(str(storage), str(study), out or Path("outputs") / str(study))
-    )
+    if run is not None:
+        opened = open_run(run)
+    else:
+        opened = join_run(str(storage), str(study), out or Path("outputs") / str(study), trust or ())
     with progress() as bar:
         go_on(opened, bar, trials, limit, memory_limit, workers)
     tell_result(opened, as_json)
