@@ -21,6 +21,7 @@ def test_notebooks_are_kept_without_outputs(path: Path) -> None:
             assert cell.execution_count is None
 
 
+@pytest.mark.exhaustive
 def test_the_first_search_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / name))

@@ -31,6 +31,8 @@ def smaller(arguments: list[str]) -> list[str]:
     return SMALLER.get(arguments[0], []) if arguments[0] == "run" else []
 
 
-@pytest.mark.parametrize("name", ["first-search", "your-own-task", "choosing-a-space"])
+@pytest.mark.parametrize(
+    "name", ["first-search", "choosing-a-space", pytest.param("your-own-task", marks=pytest.mark.exhaustive)]
+)
 def test_a_tutorial_works_as_written(name: str, checkout: Path, evomerge: Command) -> None:
     assert follow(DOCS / "tutorials" / f"{name}.md", checkout, evomerge, smaller) >= 4
