@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError
+from evomerge.plain import parse_json
 
 _JSON_LINES = {".jsonl", ".json", ".ndjson"}
 
@@ -45,12 +45,8 @@ def read_documents(path: Path, what: str) -> list[Any]:
         raise InputError(f"{what} must be a file with documents, but {str(path)!r} is empty")
     if path.suffix not in _JSON_LINES:
         return [line for _, line in lines]
-    documents = []
-    for number, line in lines:
-        try:
-            documents.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{what} must be a file of JSON lines, but line {number} of {str(path)!r} is none: {error}"
-            ) from error
-    return documents
+    of = f"of {str(path)!r} must be JSON"
+    return [
+        parse_json(line, f"{what} must be a file of JSON lines: line {number} {of}", finite=False)
+        for number, line in lines
+    ]

@@ -143,7 +143,7 @@ def test_a_tokenizer_without_an_end_token_will_do(
         ("gone.txt", None, "kl_from_base of task 'gone' must be a file, but .* cannot be read"),
         ("blank.txt", " \n\n", "kl_from_base of task 'blank' must be a file with documents, but .* is empty"),
         ("rows.jsonl", '{"prompt": "a"}\n{"question": "b"}\n', "must be texts or have a `prompt`, but number 1 of"),
-        ("rows.jsonl", '{"prompt": "a"}\n{"prompt": \n', "must be a file of JSON lines, but line 2 of"),
+        ("rows.jsonl", '{"prompt": "a"}\n{"prompt": \n', "must be a file of JSON lines: line 2 of"),
     ],
 )
 def test_files_without_prompts(

@@ -129,7 +129,9 @@ def main(arguments: list[str]) -> None:
     jobs = [(arguments[place], *map(int, arguments[place + 1 : place + 3])) for place in range(0, len(arguments), 3)]
     for name, _, _ in jobs:
         PREPARATIONS.get(name, int)()
-        fuzz(name, READERS[name], -WARM_UP, WARM_UP)  # libraries that are imported late take their space before it counts
+        fuzz(
+            name, READERS[name], -WARM_UP, WARM_UP
+        )  # libraries that are imported late take their space before it counts
     gc.freeze()
     _bound_memory()
     for name, first, count in jobs:

@@ -6,18 +6,21 @@ import copy
 import json
 import random
 import struct
-from collections.abc import Callable
 from typing import Any
 
 Tree = Any
 
 NUMBERS = (
-    -1, 0, 1, 2**31, 2**32, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), 10**30, 10**400, -0.0, 1e308, 0.5,
+    -1, 0, 1, 2**31, 2**32, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), 10**30, 10**400, -0.0,
+    1e308, 0.5,
 )  # fmt: skip
 TEXTS = (
-    "", " ", "\0", "\n", "a\nb", "\x1b[31m", "../x", "../../x", "/etc/passwd", "..\\x", "a" * 300, "a" * 5000, "ü", "\u202e",
-    "\ufeff", "{{7*7}}", "!!python/object/apply:os.system [true]", "!function os.system", "none", "nan", "NaN", "1e999",
-    "0x10", "~", "~nobody/x", "file:///etc/passwd", "http://127.0.0.1:9/x", "(a+)+$", "[", "(?P<a", "*", "a{99999999}",
+    "", " ", "\0", "\n", "a\nb", "\x1b[31m", "../x", "../../x", "/etc/passwd", "..\\x", "a" * 300, "a" * 5000, "ü",
+    "\u202e",
+    "\ufeff", "{{7*7}}", "!!python/object/apply:os.system [true]", "!function os.system", "none", "nan", "NaN",
+    "1e999",
+    "0x10", "~", "~nobody/x", "file:///etc/passwd", "http://127.0.0.1:9/x", "(a+)+$", "[", "(?P<a", "*",
+    "a{99999999}",
     "base", "all", "outside", "merged", "ties", "bfloat16", "model.safetensors", "%s%s%s", "\ud800",
 )  # fmt: skip
 WORDS = ("__class__", "", "model", "weight", "layers", "parameters", "auto_map", "x" * 200, "a\nb", "<<", "\ud800")
@@ -51,7 +54,9 @@ def places(tree: Tree) -> list[tuple[Any, Any]]:
     stack = [tree]
     while stack:
         each = stack.pop()
-        keys: list[Any] = list(each) if isinstance(each, dict) else list(range(len(each))) if isinstance(each, list) else []
+        keys: list[Any] = (
+            list(each) if isinstance(each, dict) else list(range(len(each))) if isinstance(each, list) else []
+        )
         found += [(each, key) for key in keys]
         stack += [each[key] for key in keys]
     return found
@@ -86,11 +91,15 @@ def _near(old: Tree, rng: random.Random) -> Tree:
     if isinstance(old, bool):
         return rng.choice((not old, 0, 1, "true"))
     if isinstance(old, int):
-        return rng.choice((old + 1, old - 1, -old, old * 2, old * 10**12, float(old), str(old), *NUMBERS))
+        return rng.choice(
+            (old + 1, old - 1, -old, old * 2, old * 10**12, old + 0.5 if abs(old) < 2**64 else 0.5, *NUMBERS)
+        )
     if isinstance(old, float):
         return rng.choice((-old, old * 1e300, float("nan"), float("inf"), str(old)))
     if isinstance(old, str):
-        return rng.choice((old + rng.choice(TEXTS), old[1:], rng.choice(TEXTS) + old, old.upper(), rng.choice(TEXTS), [old]))
+        return rng.choice(
+            (old + rng.choice(TEXTS), old[1:], rng.choice(TEXTS) + old, old.upper(), rng.choice(TEXTS), [old])
+        )
     return value(rng)
 
 
@@ -127,11 +136,16 @@ def bomb(width: int, depth: int) -> str:
 
 
 YAML_ONLY = (
-    bomb(9, 10), bomb(2, 40), bomb(1, 300), "\na: &a [*a]\n", "\na: &a {b: *a}\n", "\n<<: 1\n", "\n<<: &x {<<: {a: 1}}\n",
-    "\n? [a, b]\n: c\n", "\n? {a: b}\n: c\n", "\n!!python/object/apply:os.system ['true']\n", "\na: !!python/name:os.system\n",
-    "\na: !!binary zz\n", "\na: !!set {b}\n", "\na: !function os.system\n", "\na: !function ../../x.f\n", "\na: !foo\n",
-    "\na: 2001-13-45\n", "\na: 2001-01-01\n", "\na: !!int x\n", "\na: !!float 1e999\n", "\n---\na: 1\n", "\n...\n", "\n%YAML 9.9\n",
-    "\n- a\n", "\n\tb: 1\n", "\na: *nothing\n", "\n1: 2\n", "\ntrue: 1\n", "\nname: x\nname: y\n", "[" * 3000, "- " * 3000,
+    bomb(9, 10), bomb(2, 40), bomb(1, 300), "\na: &a [*a]\n", "\na: &a {b: *a}\n", "\n<<: 1\n",
+    "\n<<: &x {<<: {a: 1}}\n",
+    "\n? [a, b]\n: c\n", "\n? {a: b}\n: c\n", "\n!!python/object/apply:os.system ['true']\n",
+    "\na: !!python/name:os.system\n",
+    "\na: !!binary zz\n", "\na: !!set {b}\n", "\na: !function os.system\n", "\na: !function ../../x.f\n",
+    "\na: !foo\n",
+    "\na: 2001-13-45\n", "\na: 2001-01-01\n", "\na: !!int x\n", "\na: !!float 1e999\n", "\n---\na: 1\n", "\n...\n",
+    "\n%YAML 9.9\n",
+    "\n- a\n", "\n\tb: 1\n", "\na: *nothing\n", "\n1: 2\n", "\ntrue: 1\n", "\nname: x\nname: y\n", "[" * 3000,
+    "- " * 3000,
     "{a: " * 3000, "\n" + "9" * 5000 + ": 1\n", "\na: " + "9" * 5000 + "\n", "\na: 190:20:30\n", "\na: |\n x\n  y\n",
 )  # fmt: skip
 
@@ -167,7 +181,3 @@ def safetensors(header: bytes, length: int, payload: int, rng: random.Random) ->
     stated = rng.choice((0, 1, length + 1, length - 1, 2**20, 2**63, 2**64 - 1)) if rng.random() < 0.1 else length
     data = bytes(max(0, payload + rng.choice((0, 0, 0, 0, 1, -1, 4096))))
     return spoiled(struct.pack("<Q", max(0, stated)) + header + data, rng)
-
-
-def one_of(rng: random.Random, *makers: Callable[[], bytes]) -> bytes:
-    return rng.choice(makers)()

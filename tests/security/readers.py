@@ -112,7 +112,8 @@ def config_json(rng: random.Random, home: Path) -> None:
 
 
 ADAPTER = {
-    "peft_type": "LORA", "base_model_name_or_path": "x/base", "r": 1, "lora_alpha": 2, "bias": "none", "use_rslora": False,
+    "peft_type": "LORA", "base_model_name_or_path": "x/base", "r": 1, "lora_alpha": 2, "bias": "none",
+    "use_rslora": False,
     "target_modules": ["up_proj"], "rank_pattern": {"layers.1.mlp.up_proj": 1}, "alpha_pattern": {"up_.*": 3},
     "init_lora_weights": True, "use_dora": False, "fan_in_fan_out": False, "modules_to_save": None,
 }  # fmt: skip
@@ -195,7 +196,11 @@ RECIPE = {
     "experts": [{"model": "./math", "name": "math"}, {"model": "x/lang", "revision": "main", "adapter": "./lora"}],
     "method": "ties",
     "groups": [
-        {"layers": [0, 2], "modules": "attention", "parameters": {"weight": {"math": 0.5, "lora": 1.0}, "density": 0.3}},
+        {
+            "layers": [0, 2],
+            "modules": "attention",
+            "parameters": {"weight": {"math": 0.5, "lora": 1.0}, "density": 0.3},
+        },
         {"layers": "all", "modules": "mlp.*", "parameters": {"weight": 0.5}},
         {"parameters": {}},
     ],
@@ -222,7 +227,8 @@ MERGEKIT: list[dict[str, Any]] = [
         "models": [
             {"model": "./base"},
             {"model": "./math", "parameters": {"weight": 0.5, "density": [0.1, 0.9]}},
-            {"model": "x/y@main+./lora", "parameters": {"weight": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.3}]}},
+            {"model": "x/y@main+./lora", "parameters": {"weight": [{"filter": "mlp", "value": [0, 1]},
+            {"value": 0.3}]}},
         ],
         "parameters": {"normalize": True, "int8_mask": True, "rescale": False},
     },
@@ -252,7 +258,8 @@ def mergekit(rng: random.Random, home: Path) -> None:
 
 SEARCH = {
     "name": "math-and-language",
-    "models": {"base": "./zoo/base", "experts": ["./zoo/math", {"model": "./zoo/base", "adapter": "./l", "name": "lang"}]},
+    "models": {"base": "./zoo/base", "experts": ["./zoo/math", {"model": "./zoo/base", "adapter": "./l",
+    "name": "lang"}]},
     "merge": {"method": ["ties", "linear"], "dtype": "bfloat16", "tokenizer": "base", "options": {"normalize": True}},
     "space": {"layers": "blocks", "blocks": 5, "modules": ["attention", "mlp", "other"], "weight": [0.0, 1.2]},
     "evaluate": {
@@ -277,14 +284,17 @@ def search_config(rng: random.Random, home: Path) -> None:
 
     path = home / "search.yaml"
     path.write_bytes(as_yaml(changed(SEARCH, rng), rng))
-    overrides = [f"search.trials={spoiled(b'[1, {a: 2}]', rng).decode('utf-8', 'replace')}"] if rng.random() < 0.2 else []
+    overrides = (
+        [f"search.trials={spoiled(b'[1, {a: 2}]', rng).decode('utf-8', 'replace')}"] if rng.random() < 0.2 else []
+    )
     load_config(path, overrides)
 
 
 @reader
 def database(rng: random.Random, home: Path) -> None:
     """What a study's attributes say: its configuration, what it measures, and the recipes of trials."""
-    from evomerge.search.study import CONFIG, MEASURED, RECIPE as KEY, study_config, study_tasks, trial_recipe
+    from evomerge.search.study import CONFIG, MEASURED, study_config, study_tasks, trial_recipe
+    from evomerge.search.study import RECIPE as KEY
 
     part = rng.randrange(3)
     if part == 0:
@@ -298,9 +308,11 @@ def database(rng: random.Random, home: Path) -> None:
 
 
 TASK = {
-    "task": "quiz", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "test.jsonl"}}, "test_split": "test",
+    "task": "quiz", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": "test.jsonl"}},
+    "test_split": "test",
     "output_type": "multiple_choice", "doc_to_text": "{{question}}", "doc_to_target": "answer", "tag": ["a", "b"],
-    "doc_to_choice": "{{choices}}", "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    "doc_to_choice": "{{choices}}", "metric_list": [{"metric": "acc", "aggregation": "mean",
+    "higher_is_better": True}],
     "include": "_base", "metadata": {"version": 1.0}, "fewshot_config": {"sampler": "first_n"}, "num_fewshot": 0,
 }  # fmt: skip
 
@@ -341,7 +353,8 @@ def tokenizer(rng: random.Random, home: Path) -> None:
 
     folder = model(home / "tokens")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "chat_template": "{{ messages }}",
-                "added_tokens_decoder": {"0": {"content": "<unk>", "special": True}}, "model_max_length": 32}  # fmt: skip
+                "added_tokens_decoder": {"0": {"content": "<unk>", "special": True}},
+                "model_max_length": 32}  # fmt: skip
     first = rng.random() < 0.6
     tree = tokenizer_json()
     (folder / "tokenizer.json").write_bytes(as_json(changed(tree, rng), rng) if first else json.dumps(tree).encode())
@@ -350,23 +363,33 @@ def tokenizer(rng: random.Random, home: Path) -> None:
 
 
 EXPRESSIONS = (
-    "q", "n", "choices", "'a'", "10**3", "99999", "range(9)", "''.__class__", "q.upper()", "q.format(n)", "namespace(x=1)",
-    "self", "cycler", "dict(a=1)", "none", "[1, q]", "{'a': q}", "q[0]", "choices[::-1]", "q.join(choices)", "undefined_name",
+    "q", "n", "choices", "'a'", "10**3", "99999", "range(9)", "''.__class__", "q.upper()", "q.format(n)",
+    "namespace(x=1)",
+    "self", "cycler", "dict(a=1)", "none", "[1, q]", "{'a': q}", "q[0]", "choices[::-1]", "q.join(choices)",
+    "undefined_name",
 )  # fmt: skip
-FILTERS = ("upper", "join(', ')", "center(99999999)", "list", "string", "length", "replace('a', q)", "tojson", "batch(3)",
-           "attr('__class__')", "map('upper')", "sort", "indent(99999)", "format(n)", "regex_replace('a', q)", "xmlattr",
-           "default(q)", "wordwrap(1)", "groupby('x')", "sum", "int", "urlize", "slice(9)", "pprint", "random")  # fmt: skip
+FILTERS = ("upper", "join(', ')", "center(99999999)", "list", "string", "length", "replace('a', q)", "tojson",
+"batch(3)",
+           "attr('__class__')", "map('upper')", "sort", "indent(99999)", "format(n)", "regex_replace('a', q)",
+           "xmlattr",
+           "default(q)", "wordwrap(1)", "groupby('x')", "sum", "int", "urlize", "slice(9)", "pprint",
+           "random")  # fmt: skip
+
+
+OPERATORS = ("+", "*", "**", "~", "%", "//", "in", "and", "==")
+ATTRIBUTES = ("x", "items()", "__class__", "split()", "format", "__init__", "real")
 
 
 def _expression(rng: random.Random, depth: int = 0) -> str:
-    kind = rng.randrange(5) if depth < 4 else 0
+    kind = rng.randrange(4) if depth < 4 else 0
+    if kind == 0:
+        return rng.choice(EXPRESSIONS)
+    left = _expression(rng, depth + 1)
     if kind == 1:
-        return f"{_expression(rng, depth + 1)}|{rng.choice(FILTERS)}"
+        return f"{left}|{rng.choice(FILTERS)}"
     if kind == 2:
-        return f"({_expression(rng, depth + 1)} {rng.choice(('+', '*', '**', '~', '%', '//', 'in', 'and', '=='))} {_expression(rng, depth + 1)})"
-    if kind == 3:
-        return f"{_expression(rng, depth + 1)}.{rng.choice(('x', 'items()', '__class__', 'split()', 'format', '__init__', 'real'))}"
-    return rng.choice(EXPRESSIONS)
+        return f"({left} {rng.choice(OPERATORS)} {_expression(rng, depth + 1)})"
+    return f"{left}.{rng.choice(ATTRIBUTES)}"
 
 
 def _template(rng: random.Random, depth: int = 0) -> str:
@@ -385,7 +408,7 @@ def _template(rng: random.Random, depth: int = 0) -> str:
 
 @reader
 def template(rng: random.Random, home: Path) -> None:
-    """Templates that the sandbox lets run may fail in jinja2's own words; whoever loads the task puts them in a line."""
+    """Templates that the sandbox lets run may fail in jinja2's own words; who loads the task puts them in a line."""
     from jinja2 import TemplateError
 
     from evomerge.errors import InputError
