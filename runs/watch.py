@@ -39,7 +39,7 @@ class Watch:
         self._signs: dict[str, tuple[int, float]] = {}
 
     def look(self) -> tuple[dict[str, Any], RenderableType]:
-        """The run's status and a picture of it: a bar, a line, the status as a table with the workers, the last notes."""
+        """The run's status and a picture of it: a bar, a line, a table with the workers, the last notes."""
         told = status(self._run)
         trials = told["trials"]
         ended = trials["complete"] + trials["pruned"] + trials["failed"]
@@ -56,7 +56,7 @@ class Watch:
         return told, Group(*parts)
 
     def workers(self) -> int:
-        """How many workers are alive: those of this host whose process is there, and others that have counted lately."""
+        """How many are alive: those of this host whose process is there, and others that have counted up lately."""
         now = time.monotonic()
         there = {each.worker: beat for each, beat in present_workers(self._run.storage.engine, self._name).items()}
         for worker, beat in there.items():
@@ -74,7 +74,7 @@ class Watch:
         found: list[float] = []
         for trial in in_order_of_telling(full_trials(self._run.study)):
             if trial_violation(trial) == 0:
-                found.append(max(trial_objective(trial, tasks), *found[-1:]))
+                found.append(max([trial_objective(trial, tasks), *found[-1:]]))
         return found
 
     def _notes(self) -> list[str]:

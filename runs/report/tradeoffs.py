@@ -7,7 +7,7 @@ from typing import Any
 
 from evomerge.runs.console import short_names
 from evomerge.runs.report.blocks import Block, Chart, Section, Table, Text
-from evomerge.runs.report.drawing import BLUE, GREEN, GREY, ORANGE, count, label, labels, layout, number, small
+from evomerge.runs.report.drawing import BLUE, GREEN, GREY, NONE, ORANGE, count, label, labels, layout, number, small
 from evomerge.runs.report.facts import Facts
 from evomerge.search.study import CONSTRAINTS, TASKS, is_estimated, trial_violation
 
@@ -125,14 +125,15 @@ def constraints(facts: Facts) -> Section | None:
     where = best["split"]
     keeps = "keeps them all" if best["feasible"] else "does not keep them all"
     blocks.append(Text(f"{facts.who[0].upper()}{facts.who[1:]} {keeps} on the documents that it was chosen by."))
-    head = ["constraint", "bound", "winner", "reference", "margin", "verdict"]
-    blocks.append(Table(head, rows, f"How it does on {where}.", texts=[5]))
+    head = ["constraint", "bound", "winner", "margin", "reference", "verdict"]
+    blocks.append(Table(head, rows, f"How it does on {where}.", texts=[4, 5]))
     return Section("constraints", "Constraints", blocks)
 
 
 def _verdict(name: str, row: Mapping[str, Any]) -> list[str]:
     verdict = "kept" if row["kept"] else f"BROKEN by {row['violation']:.3f}"
-    return [name, *(number(row.get(key)) for key in ("bound", "value", "reference", "margin")), verdict]
+    numbers = [number(row.get(key)) for key in ("bound", "value", "margin")]
+    return [name, *numbers, str(row.get("reference", NONE)), verdict]
 
 
 def niches(facts: Facts) -> Section | None:
