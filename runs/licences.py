@@ -68,9 +68,13 @@ class Verdict:
         """What the user should be told, one line each; nothing for a compatible merge."""
         told = [f"licence: {conflict}" for conflict in self.conflicts]
         for found in self.sources:
-            if found.licence is None:
-                said = f"{found.said!r} in {found.where} is not known here" if found.said else "none was found"
-                told.append(f"licence: {said} for {found.model}; read its terms before you publish the merge")
+            if found.licence is None and found.said:
+                told.append(
+                    f"licence: {found.said!r} of {found.model} is not known here ({found.where}); read its terms"
+                )
+        nothing = [found.model for found in self.sources if found.licence is None and not found.said]
+        if nothing:
+            told.append(f"licence: none was found for {', '.join(nothing)}; find out before you publish the merge")
         if self.kind != "compatible":
             told += [f"licence: {line}" for line in self.obligations]
         return told
@@ -136,7 +140,7 @@ def judge(sources: Sequence[Found]) -> Verdict:
     restricted = any(found.licence and not found.licence.is_permissive for found in known)
     if conflicts:
         kind: Kind = "refused"
-    elif len(known) < len(sources):
+    elif len(known) < len(sources) or not sources:
         kind = "unknown"
     else:
         kind = "obligations" if restricted else "compatible"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from evomerge.search.covering import beginnings
+from evomerge.search.covering import beginnings, begins
 from evomerge.search.settings import resolve
 
 
@@ -29,19 +29,44 @@ def setting_of(layers: Sequence[Mapping[str, float]], outside: Mapping[str, floa
     series = {path: tuple(layer[path] for layer in layers) for path in layers[0]}
     if len({*outside.values(), *(value for values in series.values() for value in values)}) == 1:
         return next(iter(layers[0].values()))
+    for claimed in (False, True):
+        told = _conditions(series, outside, names, claimed)
+        if told is not None and _reads_back(told, layers, outside, names):
+            return told
+    raise InexpressibleError("numbers by module, since names of tensors overlap")
+
+
+def _conditions(
+    series: Mapping[str, tuple[float, ...]], outside: Mapping[str, float], names: Sequence[str], claimed: bool
+) -> Any:
+    """A gradient, or values by filters, the first that fits counting; None where no filters tell the tensors apart.
+
+    Args:
+        series: each path's numbers through the layers.
+        outside: as in `setting_of`.
+        names: likewise.
+        claimed: whether everything gets a filter, so that an early one can keep a name from a later one; else only
+            what differs from the last value.
+    """
     classes: dict[tuple[float, ...], list[str]] = {}
     for path, values in series.items():
         classes.setdefault(values, []).append(path)
-    *small, rest = sorted(classes, key=lambda values: len(classes[values]))
-    setting = [*_around(outside, rest[0], names, series)]
-    for values in small:
-        paths = classes[values]
-        others = {*series} - {*paths}
-        for head in beginnings(paths, others):
-            setting.append({"filter": _filter(head, paths, others, names, outside), "value": _gradient(values)})
-    told = [*setting, {"value": _gradient(rest)}] if setting else _gradient(rest)
-    _check(told, layers, outside, names)
-    return told
+    heads = {values: beginnings(paths, series.keys() - paths) for values, paths in classes.items()}
+    *small, rest = sorted(classes, key=lambda values: (len(heads[values]), len(classes[values])))
+    found = _around({name: v for name, v in outside.items() if claimed or v != rest[0]}, outside, names, series)
+    listed = [(head, values) for values in (classes if claimed else small) for head in heads[values]]
+    left = dict(series)
+    while listed:
+        around = () if claimed else outside
+        texts = ((_filter(head, _others(left, values, names, around)), head, values) for head, values in listed)
+        first = next((each for each in texts if each[0]), None)
+        if first is None:
+            return None
+        text, head, values = first
+        found.append({"filter": text, "value": _gradient(values)})
+        listed.remove((head, values))
+        left = {path: own for path, own in left.items() if not begins(path, head)}
+    return [*found, {"value": _gradient(rest)}] if found else _gradient(rest)
 
 
 def _gradient(values: Sequence[float]) -> float | list[float]:
@@ -49,39 +74,38 @@ def _gradient(values: Sequence[float]) -> float | list[float]:
 
 
 def _around(
-    outside: Mapping[str, float], rest: float, names: Sequence[str], series: Mapping[str, Any]
+    claimed: Mapping[str, float], outside: Collection[str], names: Sequence[str], series: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Filters for what lies in no layer, where it has another number than the first layer's rest."""
+    """Filters for what lies in no layer."""
     told = []
-    for value in dict.fromkeys(outside.values()):
-        if value != rest:
-            members = [name for name, own in outside.items() if own == value]
-            others = [name for name in outside if name not in members]
-            inside = [f"{name}{path}" for name in names for path in series]
-            for head in beginnings(members, [*others, *inside]):
-                told.append({"filter": head, "value": value})
+    inside = [f"{name}{path}" for name in names for path in series]
+    for value in dict.fromkeys(claimed.values()):
+        members = [name for name, own in claimed.items() if own == value]
+        others = [name for name in outside if name not in members]
+        told += [{"filter": head, "value": value} for head in beginnings(members, [*others, *inside])]
     return told
 
 
-def _filter(
-    head: str, paths: Collection[str], others: Collection[str], names: Sequence[str], outside: Collection[str]
-) -> str:
-    """Text that names with this beginning hold, and no others: mergekit looks for it anywhere in a name."""
-    whole = [f"{name}{path}" for name in names for path in others] + [*outside]
-    for text in (head, f".{head}", f".{head}.", f"{head}."):
-        if not any(text in name for name in whole) and any(text in f"{names[0]}{path}" for path in paths):
-            return text
-    raise InexpressibleError(f"numbers for {head}, since other names hold the same letters")
+def _others(
+    left: Mapping[str, tuple[float, ...]], values: tuple[float, ...], names: Sequence[str], outside: Collection[str]
+) -> list[str]:
+    """The names that a filter for these values must not hit."""
+    return [*outside, *(f"{name}{path}" for name in names for path, own in left.items() if own != values)]
 
 
-def _check(
+def _filter(head: str, others: Collection[str]) -> str | None:
+    """Text for names that begin so, which no other holds anywhere: mergekit does not ask where it stands."""
+    texts = (head, f".{head}", f".{head}.")
+    return next((text for text in texts if not any(text in name for name in others)), None)
+
+
+def _reads_back(
     told: Any, layers: Sequence[Mapping[str, float]], outside: Mapping[str, float], names: Sequence[str]
-) -> None:
-    """Read the setting back, as mergekit would."""
+) -> bool:
+    """Whether mergekit would read the very same numbers."""
     last = len(layers) - 1
-    for place, (layer, name) in enumerate(zip(layers, names, strict=True)):
-        t = place / last if last else 1.0
-        if any(resolve(told, f"{name}{path}", t, float) != value for path, value in layer.items()):
-            raise InexpressibleError("numbers by module, since names overlap")
-    if any(resolve(told, name, 0.0, float) != value for name, value in outside.items()):
-        raise InexpressibleError("numbers outside of the layers, since names overlap")
+    return all(
+        resolve(told, f"{name}{path}", place / last if last else 1.0, float) == value
+        for place, (layer, name) in enumerate(zip(layers, names, strict=True))
+        for path, value in layer.items()
+    ) and all(resolve(told, name, 0.0, float) == value for name, value in outside.items())

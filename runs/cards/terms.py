@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from evomerge.runs.exporting import Export
 from evomerge.runs.licences import Found
 
@@ -48,6 +50,6 @@ def _linked(found: Found) -> str:
 
 def _fenced(text: str) -> str:
     """The text as it is: the fence is longer than any in it."""
-    longest = max((len(run) for run in text.split() if set(run) == {"`"}), default=0)
+    longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text.rstrip()}\n{fence}"

@@ -172,8 +172,8 @@ def test_where_licences_are_found(tmp_path: Path) -> None:
     assert found.unknown == ("other-card", "none")
     assert card_of(models[0].model).languages == ("en", "ja")
     lines = found.lines()
-    assert any("'house-rules' in" in line and "is not known here for other-card" in line for line in lines)
-    assert any("none was found for none" in line for line in lines)
+    assert any("'house-rules' of other-card is not known here" in line for line in lines)
+    assert any("none was found for none; find out" in line for line in lines)
 
 
 def test_licences_can_be_stated(tmp_path: Path) -> None:
