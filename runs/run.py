@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,6 +20,7 @@ from evomerge.errors import EvomergeError, InputError
 from evomerge.evaluators.types import TaskMetric
 from evomerge.runs.events import EventFile
 from evomerge.runs.files import as_yaml, write_text
+from evomerge.runs.remnants import CONFIG_FILE, DATABASE, clear_remnant, how_to_recover, is_remnant
 from evomerge.search.config import SearchConfig, load_config
 from evomerge.search.ledger import Ledger
 from evomerge.search.presence import is_worked_on
@@ -42,8 +43,7 @@ from evomerge.search.trust import require_own_models, require_trusted
 if TYPE_CHECKING:
     import pandas
 
-CONFIG_FILE = "config.yaml"
-DATABASE = "study.db"
+LOCK = ".lock"
 STORAGE_VARIABLE = "EVOMERGE_STORAGE"
 """In the environment: the database's URL with its password, which no file holds."""
 
@@ -164,18 +164,8 @@ class Run:
 
         Workers that join it need not hold it.
         """
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=1)  # whoever asks for the state holds it for a moment
-        except Timeout:
-            raise InputError(
-                f"a run must not be launched twice at a time, but a process holds {self.folder}; "
-                f"`evomerge worker {self.folder}` joins it"
-            ) from None
-        try:
+        with _held(self.folder):
             yield
-        finally:
-            lock.release()
 
     @property
     def is_held(self) -> bool:
@@ -187,7 +177,7 @@ class Run:
 
     @property
     def _is_launched_here(self) -> bool:
-        lock = FileLock(self.folder / ".lock")
+        lock = FileLock(self.folder / LOCK)
         try:
             with lock.acquire(timeout=0):
                 return False
@@ -209,16 +199,31 @@ def create_run(config: SearchConfig, folder: Path, tasks: Sequence[TaskMetric]) 
     check_new(folder)
     quiet_optuna()
     kept = _without_password(config)
-    if config.runtime.storage is None:
-        folder.mkdir(parents=True, exist_ok=True)
-    storage = open_storage(config.runtime.storage or sqlite_url(folder / DATABASE))
-    study = create_study(storage, kept, tasks)
-    write_text(folder / CONFIG_FILE, as_yaml(kept))
+    made = _make(folder)
+    try:
+        with _held(folder):  # or two launches would clear each other's beginnings
+            check_new(folder)
+            clear_remnant(folder)
+            storage = open_storage(config.runtime.storage or sqlite_url(folder / DATABASE))
+            study = create_study(storage, kept, tasks)
+            write_text(folder / CONFIG_FILE, as_yaml(kept))  # which makes it a run
+    except InputError:
+        if made and is_remnant(folder):
+            clear_remnant(folder)
+            (folder / LOCK).unlink()
+            _unmake(made)
+        raise
     return Run(folder, config, study, storage)
 
 
 def check_new(folder: Path) -> None:
-    """Raise InputError unless `folder` is absent or empty, and can be written to; leaves it as it is."""
+    """Raise InputError unless a run can be made in `folder`; leaves it as it is.
+
+    It has to be writable, and absent, empty, or what a launch left that was killed before its run was complete.
+    """
+    if folder.is_dir() and not (folder / CONFIG_FILE).exists() and is_remnant(folder):
+        _check_writable(folder)
+        return
     if (folder / CONFIG_FILE).exists() or (folder / DATABASE).exists():
         raise InputError(f"the output folder must be new, but {folder} holds a run; resume it, or name another --out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -227,17 +232,52 @@ def check_new(folder: Path) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = _make(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"the output folder must be writable, but {folder}: {error.strerror}") from None
+        raise _not_writable(folder, error) from None
     finally:
-        for each in missing:
-            if each.is_dir():
-                each.rmdir()
+        _unmake(made)
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make the folder, and return what was made for it, the innermost first. Raises InputError."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _unmake(missing)
+        raise _not_writable(folder, error) from None
+    return missing
+
+
+def _unmake(made: Sequence[Path]) -> None:
+    """Remove folders that are still empty."""
+    for each in made:
+        with suppress(OSError):
+            each.rmdir()
+
+
+def _not_writable(folder: Path, error: OSError) -> InputError:
+    return InputError(f"the output folder must be writable, but {folder}: {error.strerror}")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=1)  # whoever asks for the state holds it for a moment
+    except Timeout:
+        raise InputError(
+            f"a run must not be launched twice at a time, but a process holds {folder}; `evomerge worker {folder}` "
+            f"joins it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_run(path: str | Path) -> Run:
@@ -248,7 +288,7 @@ def open_run(path: str | Path) -> Run:
     """
     folder = Path(path)
     if not (folder / CONFIG_FILE).is_file():
-        raise InputError(f"a run must be a folder with {CONFIG_FILE}, but {folder} has none")
+        raise InputError(f"a run must be a folder with {CONFIG_FILE}, but {folder} has none{how_to_recover(folder)}")
     config = load_config(folder / CONFIG_FILE)
     quiet_optuna()
     if config.runtime.storage is None and not (folder / DATABASE).is_file():

@@ -17,6 +17,7 @@ from evomerge.evaluators.types import TaskMetric
 from evomerge.plain import parse_json
 from evomerge.search.config import SearchConfig, parse_config
 from evomerge.search.constraints import total_violation
+from evomerge.search.study_rows import add_study
 
 CONFIG = "evomerge:config"
 FINGERPRINT = "evomerge:fingerprint"
@@ -59,14 +60,13 @@ def create_study(storage: RDBStorage, config: SearchConfig, tasks: Sequence[Task
     """
     directions = [StudyDirection.MAXIMIZE] * _count_objectives(config, tasks)
     try:
-        study = optuna.create_study(storage=storage, study_name=config.name, directions=directions)
+        kept = {CONFIG: config.model_dump(mode="json"), MEASURED: [_as_data(task) for task in tasks]}
+        return add_study(storage, config.name, directions, kept)
     except optuna.exceptions.DuplicatedStudyError:
         raise InputError(
-            f"the study's name must be new in its database, but {config.name!r} exists; resume it or rename the run"
+            f"the study's name must be new in its database, but {config.name!r} exists; rename the run, or resume that "
+            f"one with --storage URL --study {config.name} --out DIR"
         ) from None
-    study.set_user_attr(CONFIG, config.model_dump(mode="json"))
-    study.set_user_attr(MEASURED, [_as_data(task) for task in tasks])
-    return study
 
 
 def _count_objectives(config: SearchConfig, tasks: Sequence[TaskMetric]) -> int:
@@ -84,8 +84,15 @@ def _as_data(task: TaskMetric) -> dict[str, Any]:
 
 
 def study_tasks(study: optuna.Study) -> tuple[TaskMetric, ...]:
-    """What the study measures, without the aggregations; () where it does not say."""
-    return tuple(TaskMetric(**told) for told in study.user_attrs.get(MEASURED, []))
+    """What the study measures, without the aggregations; () where it does not say.
+
+    Raises:
+        InputError: when the database's attribute is none of evomerge's.
+    """
+    try:
+        return tuple(TaskMetric(**told) for told in study.user_attrs.get(MEASURED, []))
+    except TypeError as error:
+        raise InputError(f"study {study.study_name}: {MEASURED} must be a list of metrics, but {error}") from None
 
 
 def open_study(storage: RDBStorage, name: str) -> optuna.Study:

@@ -154,7 +154,8 @@ def test_an_interrupted_worker_leaves_its_trial_in_good_order(tmp_path: Path) ->
     assert claim is not None
     assert claim.worker is None
     taken = claims.take_over(number)
-    assert taken == (workers.me.worker, 0)
+    assert taken is not None
+    assert (taken.worker, taken.deaths) == (workers.me.worker, 0)
     workers.leave()
 
 
