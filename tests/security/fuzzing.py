@@ -61,28 +61,34 @@ class Outcome:
     grown: int = 0
 
 
-def fuzz(name: str, reader: Reader, first: int, count: int) -> Outcome:
-    """Read the inputs numbered from `first` on, each made anew from the reader's name and its number."""
+def fuzz(name: str, reader: Reader, first: int, count: int, *, alone: bool = False) -> Outcome:
+    """Read the inputs numbered from `first` on, each made anew from the reader's name and its number.
+
+    Where the process does nothing else (`alone`), it ends when a reader hangs in C and hears no alarm.
+    """
     outcome = Outcome(name)
-    before = _peak()
     signal.signal(signal.SIGALRM, _hung)
     with tempfile.TemporaryDirectory(prefix="evomerge-fuzz-") as home:
+        _one(Outcome(name), reader, -1, Path(home), seconds=0.0)  # imports take their time
+        before = _peak()
         for number in range(first, first + count):
-            faulthandler.dump_traceback_later(6 * SECONDS, exit=True)  # what hangs in C hears no alarm
+            if alone:
+                faulthandler.dump_traceback_later(6 * SECONDS, exit=True)
             start = time.perf_counter()
             _one(outcome, reader, number, Path(home))
             took = time.perf_counter() - start
             outcome.slowest = max(outcome.slowest, (took, number))
             outcome.inputs += 1
-    faulthandler.cancel_dump_traceback_later()
+    if alone:
+        faulthandler.cancel_dump_traceback_later()
     outcome.grown = _peak() - before
     return outcome
 
 
-def _one(outcome: Outcome, reader: Reader, number: int, home: Path) -> None:
+def _one(outcome: Outcome, reader: Reader, number: int, home: Path, seconds: float = SECONDS) -> None:
     rng = random.Random(f"{outcome.reader} {number}")
     try:
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             reader(rng, home)
         finally:
@@ -102,8 +108,9 @@ def _one(outcome: Outcome, reader: Reader, number: int, home: Path) -> None:
 
 def _rule(text: str, home: Path) -> str:
     """The first words of a message behind what names the place."""
-    words = text.replace(str(home), "").partition(" must ")
-    return f"must {words[2]}"[:28] if words[1] else text[:28]
+    text = text.replace(str(home), "")
+    before, must, rule = text.partition(" must ")
+    return f"must {rule}"[:28] if must else before[:28]
 
 
 def _hung(number: int, frame: FrameType | None) -> None:
@@ -124,18 +131,18 @@ def main(arguments: list[str]) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries print what they think of their input
-    from tests.security.readers import PREPARATIONS, READERS
+    from tests.security.readers import READERS, prepare
 
     jobs = [(arguments[place], *map(int, arguments[place + 1 : place + 3])) for place in range(0, len(arguments), 3)]
     for name, _, _ in jobs:
-        PREPARATIONS.get(name, int)()
+        prepare(name)
         fuzz(
             name, READERS[name], -WARM_UP, WARM_UP
         )  # libraries that are imported late take their space before it counts
     gc.freeze()
     _bound_memory()
     for name, first, count in jobs:
-        print(json.dumps(vars(fuzz(name, READERS[name], first, count))), file=out, flush=True)
+        print(json.dumps(vars(fuzz(name, READERS[name], first, count, alone=True))), file=out, flush=True)
 
 
 if __name__ == "__main__":

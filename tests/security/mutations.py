@@ -34,7 +34,7 @@ def value(rng: random.Random) -> Tree:
             lambda: rng.choice(TEXTS),
             lambda: rng.choice((None, True, False, [], {}, [[]], [{}], {"": None}, float("nan"), float("inf"))),
             lambda: [rng.choice(NUMBERS) for _ in range(rng.randrange(6))],
-            lambda: nested(rng.choice((2, 50, 99, 100, 101, 500)), rng.random() < 0.5),
+            lambda: nested(rng.choice((2, 50, 99, 100, 101, 150)), rng.random() < 0.5),
             lambda: {rng.choice(WORDS): rng.choice(NUMBERS + TEXTS)},
             lambda: [rng.choice(TEXTS)] * rng.choice((1, 2, 70, 1000)),
         )

@@ -426,15 +426,13 @@ def template(rng: random.Random, home: Path) -> None:
         raise InputError(f"a template must render, but {' '.join(str(error).split())!r:.200}") from None
 
 
-def _transformers() -> None:
-    """Load what transformers loads late."""
+def prepare(name: str) -> None:
+    """Load what a reader's libraries load late."""
+    if name not in ("config_json", "adapter", "tokenizer"):
+        return
     from transformers import AutoConfig, AutoTokenizer
 
     assert AutoConfig is not None
     assert AutoTokenizer is not None
     configs()
     tokenizer_json()
-
-
-PREPARATIONS = dict.fromkeys(("config_json", "adapter", "tokenizer"), _transformers)
-"""What a reader's libraries need beside a few inputs."""
