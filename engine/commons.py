@@ -86,21 +86,25 @@ class Commons:
         return Crowd(workers, on_gpu, shares, present if shares else ())
 
 
-def common_plan(plan: Plan, arenas: Sequence[Arena], commons: Commons | None, workers: int) -> MemoryPlan:
+def common_plan(
+    plan: Plan, arenas: Sequence[Arena], commons: Commons | None, workers: int, on_gpu: int | None = None
+) -> MemoryPlan:
     """The memory plan of one process, or the one that processes with the same commons have together.
 
     Args:
         plan: makes one.
         arenas: how parameters are laid out.
         commons: what processes share; None: nothing.
-        workers: processes on this host. They take GPUs in turns, or each takes all.
+        workers: processes on this host.
+        on_gpu: of these, the ones on each of this process's GPUs; None: they take GPUs in turns, or each takes all.
     """
     gpus = {arena.kind.device for arena in arenas if arena.kind.device.type == "cuda"}
-    on_gpu = -(-workers * len(gpus) // torch.cuda.device_count()) if gpus else 1
+    if on_gpu is None:
+        on_gpu = -(-workers * len(gpus) // torch.cuda.device_count()) if gpus else 1
     if commons is None:
         return plan(crowd=Crowd(workers, on_gpu))
     names = sorted(str(torch.cuda.get_device_properties(gpu).uuid) for gpu in gpus)
-    about = [str(commons.sharing.folder.resolve()), workers, names, *sorted(plan.keywords.items())]
+    about = [str(commons.sharing.folder.resolve()), workers, on_gpu, names, *sorted(plan.keywords.items())]
     return commons.plan(lambda: plan(crowd=commons.crowd(workers, on_gpu)), about)
 
 

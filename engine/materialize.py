@@ -68,6 +68,7 @@ class Sources:
             host's memory and statistics of the same models: the first reads them, the others map them
             (docs/memory.md). None: every process has its own.
         workers: how many processes of this host merge these models; the memory plan counts them all.
+        on_gpu: how many of them use the same GPU as this one; None: they take GPUs in turns.
 
     Attributes:
         tokenizer: the one asked for.
@@ -99,6 +100,7 @@ class Sources:
         load: bool = True,
         shared: Path | None = None,
         workers: int = 1,
+        on_gpu: int | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown_name("dtype", dtype, DTYPES)
@@ -127,7 +129,7 @@ class Sources:
             in_memory=self._in_memory,
             ranked=self._ranked,
         )
-        self.memory = common_plan(plan, self._live.arenas, self._commons, workers)
+        self.memory = common_plan(plan, self._live.arenas, self._commons, workers, on_gpu)
         if load:
             self.load()
 

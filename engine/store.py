@@ -144,9 +144,6 @@ class Store:
             buffers = [self._empty(arena, source, tier) for arena in self.arenas]
             self._judge(source, self._read_all(source, buffers))
             self._keep(source, buffers)
-        for arena in self.arenas:
-            if tier == "device" and arena.kind.device.type != "cpu":
-                self._buffers[id(arena), source] = self._buffers[id(arena), source].to(arena.kind.device)
 
     def _share(self, source: int, tier: Tier) -> bool:
         """Have a source in memory that processes share, if it is to be in the host's and that is possible."""
@@ -170,8 +167,10 @@ class Store:
         self._buffers |= {(id(arena), source): buffer for arena, buffer in zip(self.arenas, buffers, strict=True)}
 
     def _empty(self, arena: Arena, source: int, tier: Tier) -> torch.Tensor:
-        pinned = tier == "host" and arena.kind.device.type == "cuda"
-        return torch.empty(arena.rows, arena.kind.width, dtype=arena.kind.dtypes[source], pin_memory=pinned)
+        shape, dtype = (arena.rows, arena.kind.width), arena.kind.dtypes[source]
+        if tier == "device":
+            return torch.empty(shape, dtype=dtype, device=arena.kind.device)
+        return torch.empty(shape, dtype=dtype, pin_memory=arena.kind.device.type == "cuda")
 
     def _carved(self, contents: np.ndarray, source: int, places: Sequence[int]) -> list[torch.Tensor]:
         """The arenas' buffers [rows, width] in shared memory."""
@@ -202,8 +201,12 @@ class Store:
             return list(pool.map(read, tasks))
 
     def _fill(self, source: int, segment: Segment, out: torch.Tensor, start: int) -> Extent:
-        self._readings[source][segment.name].fill(out, start)
-        return extent_of(out)
+        """Read into `out`; what lies on a GPU goes through a piece of the host's memory, never through more."""
+        piece = out if out.device.type == "cpu" else torch.empty(out.shape, dtype=out.dtype)
+        self._readings[source][segment.name].fill(piece, start)
+        if piece is not out:
+            out.copy_(piece)
+        return extent_of(piece)
 
     def _read(self, source: int, segment: Segment, out: torch.Tensor, start: int) -> None:
         """Read a part of a parameter, and judge what is found."""

@@ -16,6 +16,7 @@ from evomerge.engine.arena import Arena, Kind
 from evomerge.engine.export import save_contents
 from evomerge.engine.materialize import StreamedMerger
 from evomerge.engine.memory import COMPILER, MIN_STAGE, SHARE_FOR_MERGING, WORKING, available, plan_memory, resident
+from evomerge.engine.store import Store
 from evomerge.errors import InputError
 from evomerge.sizes import parse_size, readable
 from tests.engine.test_materialize import same, state
@@ -184,6 +185,25 @@ def test_a_model_larger_than_the_limit_is_merged_within_it(tmp_path):
     planned, peak = (int(number) for number in out.stdout.split())
     assert size > 80 * MILLION
     assert peak < planned * 1.1
+
+
+def test_what_lies_on_another_device_goes_through_pieces_of_the_hosts_memory(monkeypatch):
+    monkeypatch.setattr("evomerge.engine.store.READ", 1000)
+    pieces = []
+
+    class Ones:
+        dtype = torch.bfloat16
+
+        def fill(self, out: torch.Tensor, start: int) -> None:
+            assert out.device == CPU
+            pieces.append((start, out.numel()))
+            out.fill_(1.0)
+
+    elsewhere = Arena(Kind(16, (torch.bfloat16,), torch.bfloat16, torch.device("meta")), [("weight", (7, 331))])
+    store = Store([elsewhere], [{"weight": Ones()}], ["base"], ["device"])
+    assert sorted(pieces) == [(0, 1000), (1000, 1000), (2000, 317)]
+    assert store.largest == 1.0
+    assert store.rows(elsewhere, 0, 0, 3).device.type == "meta"
 
 
 @given(st.floats(0.001, 1e6), st.sampled_from(["", "B", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB"]))

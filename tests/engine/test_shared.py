@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evomerge.engine import Merger, mapped, sharing
+from evomerge.engine.commons import common_plan
 from evomerge.engine.memory import Crowd, plan_memory
 from evomerge.engine.method import METHODS
 from evomerge.engine.recipe import ModelRef
@@ -216,6 +218,16 @@ def test_workers_on_one_gpu_count_on_it(monkeypatch):
     }
     plan = plan_memory([big], NAMES, crowd=Crowd(4, 4, shares=True))
     assert [part.copies for part in plan.parts if part.place == "pinned host"] == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "given_on_gpu", "expected"), [(4, 4, None, 1), (4, 3, None, 2), (1, 8, None, 1), (4, 2, 4, 4)]
+)
+def test_gpus_are_taken_in_turns_unless_it_is_said(monkeypatch, workers, gpus, given_on_gpu, expected):
+    one = SimpleNamespace(kind=SimpleNamespace(device=torch.device("cuda", 0)))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    found = common_plan(partial(lambda crowd: crowd), [one], None, workers, given_on_gpu)  # type: ignore[arg-type, list-item]
+    assert found == Crowd(workers, expected)
 
 
 def unshared() -> int:
