@@ -108,3 +108,13 @@ class Listeners(Listener):
         """Pass on."""
         for listener in self._listeners:
             listener.trial(outcome)
+
+    def result(self, result: dict[str, Any]) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.result(result)
+
+    def close(self, why: str) -> None:
+        """Pass on."""
+        for listener in self._listeners:
+            listener.close(why)

@@ -69,9 +69,11 @@ class Death(NamedTuple):
     after: float
 
     @classmethod
-    def drawn(cls, generator: np.random.Generator, seconds: float) -> Death:
-        """At random, by time for at most so long."""
-        by = str(generator.choice(["time", "commit", "file"], p=[0.5, 0.3, 0.2]))
+    def drawn(cls, generator: np.random.Generator, seconds: float, besides: str = "") -> Death:
+        """At random, by time for at most so long, and not by `besides`."""
+        by = besides
+        while by == besides:
+            by = str(generator.choice(["time", "commit", "file"], p=[0.5, 0.3, 0.2]))
         most = {"time": seconds, "commit": 60.0, "file": 24.0}[by]
         after = float(generator.uniform(0, most))
         return cls(by, after if by == "time" else int(after))
@@ -124,9 +126,12 @@ class Life:
         return self._process.exitcode
 
     def kill(self) -> None:
+        self.send(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
         if self._process.is_alive():
             assert self._process.pid is not None
-            os.kill(self._process.pid, signal.SIGKILL)
+            os.kill(self._process.pid, number)
 
     def _live(self, warm: Warm, folder: Path, work: Callable[[Warm, Path, Listener], None]) -> None:
         if self._death is not None and self._death.by != "time":

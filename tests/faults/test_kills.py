@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from optuna.trial import TrialState
 
 from evomerge.engine.recipe import Recipe
 from evomerge.evaluators import SPLITS
@@ -22,7 +28,7 @@ from evomerge.search.listener import Listener
 from evomerge.search.problem import reference_recipes
 from evomerge.search.scoring import Scorer
 from evomerge.search.storage import open_storage, sqlite_url
-from evomerge.search.study import trial_recipe
+from evomerge.search.study import REASON, trial_recipe
 from tests.faults.lives import Death, Life, Record, Warm, join, lead, record_of
 
 TRIALS = 13
@@ -119,6 +125,106 @@ def test_three_workers(
     assert scored_again(warm, recipes.values(), rows, tmp_path) == {row[:4]: row[6] for row in rows}
     report |= {"kills": sum(deaths.values()), "by phase": deaths, "runs": runs, "lost": 0, "doubled": 0}
     report |= {"rows scored again": len(rows), "differing": 0}
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.exhaustive)])
+def test_an_export_is_whole_or_absent(
+    kills: int, warm: Warm, undisturbed: Run, report: dict[str, Any], tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(kills)
+    deaths = Counter[str]()
+    whole = digest_of(undisturbed.export(tmp_path / "whole"))
+    begun = time.monotonic()
+    assert Life(warm, tmp_path / "first", partial(export, undisturbed)).end() == 0
+    seconds = time.monotonic() - begun
+    while sum(deaths.values()) < kills:
+        folder = tmp_path / f"export{len(list(tmp_path.iterdir()))}"
+        life = Life(warm, folder, partial(export, undisturbed), Death.drawn(generator, seconds, "commit"))
+        killed = life.end() == -9
+        is_there = (folder / "model").exists()
+        assert is_there or killed
+        if killed:
+            deaths["whole" if is_there else "absent"] += 1
+        if not is_there:
+            assert Life(warm, folder, partial(export, undisturbed)).end() == 0
+        assert digest_of(folder / "model") == whole
+    report |= {"kills": sum(deaths.values()), "left": deaths, "torn": 0}
+
+
+def export(run: Run, warm: Warm, folder: Path, listener: Listener) -> None:
+    run.export(folder / "model")
+
+
+def digest_of(folder: Path) -> dict[str, str]:
+    """Of each file of a checkpoint, but for what says when and under which name it was written."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.name not in ("README.md", "evomerge.json")
+    }
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_search_in_good_order(
+    name: signal.Signals, warm: Warm, undisturbed: Run, tmp_path: Path
+) -> None:
+    generator = np.random.default_rng(int(name))
+    for number in range(5):
+        folder = tmp_path / str(number)
+        life = Life(warm, folder, lead)
+        time.sleep(float(generator.uniform(0.1, warm.seconds)))
+        life.send(name)
+        code = life.end()
+        if code != 0:
+            assert "InterruptedRunError: interrupted; everything scored so far is kept" in life.said
+            assert read_events(folder / "events.jsonl")[-1]["event"] == "stop"
+            assert Life(warm, folder, lead).end() == 0
+        assert record_of(folder) == record_of(undisturbed.folder)
+        check_ended(open_run(folder), undisturbed)
+
+
+def without_memory(merge: bool, error: type[Exception]) -> Callable[[Warm, Path, Listener], None]:
+    """A search in which two candidates cannot be merged, or batches of more than 16 rows scored, for want of memory."""
+
+    def work(warm: Warm, folder: Path, listener: Listener) -> None:
+        merger, calls = warm.problem.merger, itertools.count()
+        apply, forward = merger.apply, merger.model.forward
+
+        def starved_apply(recipe: Recipe) -> None:
+            if next(calls) in (7, 10):
+                raise error("out of memory")
+            apply(recipe)
+
+        def starved_forward(input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
+            if len(input_ids) > 16:
+                raise error("out of memory")
+            return forward(input_ids, *rest, **named)
+
+        if merge:
+            merger.apply = starved_apply  # type: ignore[method-assign]
+        else:
+            merger.model.forward = starved_forward
+        lead(warm, folder, listener)
+
+    return work
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_search_goes_on_when_memory_runs_out(
+    merge: bool, error: type[Exception], warm: Warm, undisturbed: Run, tmp_path: Path
+) -> None:
+    life = Life(warm, tmp_path / "run", without_memory(merge, error))
+    assert life.end() == 0, life.said
+    run = open_run(tmp_path / "run")
+    assert run.result is not None
+    states = Counter(trial.state.name for trial in run.study.get_trials())
+    assert states.total() == TRIALS
+    assert bool(states["FAIL"]) == merge
+    for trial in run.study.get_trials(states=[TrialState.FAIL]):
+        assert "out of memory" in trial.user_attrs[REASON]
 
 
 def grown(folder: Path, before: Record) -> Record:
