@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.engine.checkpoint import HUB_ID
 from evomerge.engine.recipe import ModelRef
+from evomerge.errors import InputError
+from evomerge.plain import parse_yaml
 from evomerge.runs.licence_table import Licence, recognised
 
 CARD = "README.md"
@@ -93,10 +93,9 @@ def _metadata(text: str) -> dict[str, Any]:
     """The YAML block that a card begins with; empty where there is none that can be read."""
     if not text.startswith("---"):
         return {}
-    block = text[3:].split("\n---", 1)[0]
     try:
-        found = yaml.safe_load(block)
-    except (yaml.YAMLError, RecursionError):
+        found = parse_yaml(text[3:].split("\n---", 1)[0], "a card must begin with YAML")
+    except InputError:
         return {}
     return found if isinstance(found, dict) else {}
 

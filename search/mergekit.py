@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from evomerge.engine.checkpoint import Checkpoint, open_checkpoint
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError, unknown_name
+from evomerge.search.config import first_error
 from evomerge.search.mergekit_parameters import (
     BASELESS,
     Parameter,
@@ -173,7 +176,10 @@ class _Opened:
 
     def __call__(self) -> Checkpoint:
         if self._checkpoint is None:
-            reference = ModelRef.model_validate(parse_reference(self._reference))
+            try:
+                reference = ModelRef.model_validate(parse_reference(self._reference))
+            except ValidationError as error:
+                raise InputError(first_error(error, ModelRef)) from None
             self._checkpoint = open_checkpoint(reference.relative_to(self._folder))
         return self._checkpoint
 
@@ -308,11 +314,11 @@ def _tell_idle(document: Document, tell: Tell) -> None:
 
 
 def _models(listed: Any) -> Slice:
-    entries = [entry if isinstance(entry, Mapping) and "model" in entry else {"model": entry} for entry in listed or ()]
-    if not isinstance(listed, list) or not entries:
+    if not isinstance(listed, list) or not listed:
         raise InputError(f"models must be a list of entries with a model, but got {listed!r}")
     sources = []
-    for entry in entries:
+    for given in listed:
+        entry = given if isinstance(given, Mapping) and "model" in given else {"model": given}
         _only(entry, ("model", "parameters"), "an entry of models")
         model = _reference_text(entry["model"], "model")
         sources.append(Source(model, 0, WHOLE, _settings(entry, f"parameters of {model}")))
@@ -411,8 +417,8 @@ def _tokenizer(raw: Mapping[str, Any], base: str, names: Mapping[str, str]) -> s
         _only(block, ("source", "tokens", "pad_to_multiple_of"), "tokenizer")
         if block.get("tokens"):
             raise InputError(
-                "tokenizer.tokens must be left out (rows of tokens follow fixed rules here), but names "
-                f"{next(iter(block['tokens']))!r}"
+                "tokenizer.tokens must be left out (rows of tokens follow fixed rules here), but is "
+                f"{block['tokens']!r}"
             )
         if block.get("pad_to_multiple_of"):
             raise InputError(

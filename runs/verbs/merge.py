@@ -22,6 +22,10 @@ def merge(
     device: Device = None,
     licence: StatedLicences = None,
     accept_licence: AcceptLicence = False,
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Run the code that comes with this model; may be repeated."),
+    ] = None,
     memory_limit: MemoryLimit = None,
     as_json: Json = False,
 ) -> None:
@@ -29,9 +33,11 @@ def merge(
     from evomerge.runs.export import write_recipe
     from evomerge.runs.licences import parse_stated
     from evomerge.search.recipes import read_merge
+    from evomerge.search.trust import require_trusted_recipe
 
     stated = parse_stated(licence or [])
     read = read_merge(recipe, tell)
+    require_trusted_recipe(read.recipe, trust or [], str(recipe))
     folder = write_recipe(
         read.recipe,
         to,

@@ -18,7 +18,9 @@ from evomerge.runs.mergekit_file import RANDOM, mergekit_file
 from evomerge.runs.mergekit_settings import InexpressibleError, setting_of
 from evomerge.search.settings import resolve
 from evomerge.search.slices import shape_of_names
-from tests.engine.tiny import family, llama
+from tests.engine.oracles import mergekit_merge, values_in
+from tests.engine.test_conformance import tensors
+from tests.engine.tiny import engine_merge, family, llama
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -120,6 +122,15 @@ def test_what_mergekit_cannot_say_is_not_written(name: str) -> None:
     file = mergekit_file(export)
     assert file.text is None
     assert reason in file.why_not
+
+
+@pytest.mark.parametrize(("spread", "same"), [(0.5, True), (1e-4, False)])
+def test_why_sce_is_not_written(spread: float, same: bool) -> None:
+    base, models = tensors((64, 48), seed=1, experts=3, spread=spread)
+    values = values_in("sce", {}, 3)
+    ours = engine_merge(METHODS.get("sce"), base, models, values)
+    apart = (ours - mergekit_merge("sce", base, models, values)).abs().max() / (ours - base).abs().max()
+    assert (float(apart) < 1e-4) == same
 
 
 PATHS = ("input_layernorm.weight", "mlp.down_proj.weight", "mlp.norm.weight", "self_attn.norm.weight", "norm.weight")
