@@ -48,6 +48,9 @@ ONCE = ("task_arithmetic", "linear", "dare_linear", "passthrough")
 PROPOSAL = {"auto": 0.15, "gp": 0.15, "tpe": 0.02}
 """Seconds of a proposal; of other samplers some milliseconds."""
 
+LATER = 280_000_000
+"""Bytes of libraries and kernels that a search loads after its memory plan, measured."""
+
 STEPS, BATCH, BACKWARD, LOOKS, HELD = 40, 32, 3, 5, 0.25
 """Of the warm start `gradient`, at most: steps, documents a step, what one counts for, looks at so much of `search`."""
 
@@ -77,6 +80,7 @@ class Estimates(NamedTuple):
     """What a search will take.
 
     Attributes:
+        workers: that work side by side.
         documents: scored on `search`.
         merge, score, sampler: seconds of all trials; the sampler's with those of the gradient.
         gradient: of these, the seconds of that warm start.
@@ -85,6 +89,7 @@ class Estimates(NamedTuple):
         trial: seconds of one full candidate.
     """
 
+    workers: int
     documents: int
     merge: float
     score: float
@@ -97,12 +102,13 @@ class Estimates(NamedTuple):
     def as_data(self) -> dict[str, Any]:
         """{seconds: {merge, score, sampler, total, gradient, final, once, wall, trial}, documents}, in plain numbers.
 
-        As in a run's status, `total` is what trials take: merge, score and sampler; `wall` is everything.
+        As in a run's status, `total` is what trials take: merge, score and sampler; `wall` is what passes until the
+        end: everything, with workers side by side.
         """
         total = self.merge + self.score + self.sampler
-        wall = total + self.final + self.once
+        wall = (total + self.final) / self.workers + self.once
         parts = {**self._asdict(), "total": total, "wall": wall}
-        documents = parts.pop("documents")
+        documents, _ = parts.pop("documents"), parts.pop("workers")
         return {"seconds": {name: round(value, 3) for name, value in parts.items()}, "documents": documents}
 
 
@@ -168,6 +174,7 @@ def estimated(
     merge: float,
     once: float,
     sampler: str,
+    gpus: int = 0,
 ) -> Estimates:
     """What the search will take.
 
@@ -179,7 +186,10 @@ def estimated(
         merge: seconds of one merge.
         once: seconds of statistics.
         sampler: its name.
+        gpus: that workers have; 0: they share the cores, and each is slower the more there are.
     """
+    workers = config.runtime.workers
+    slower = workers / min(workers, gpus) if gpus else float(workers)
     rows = ROWS if config.evaluate.batch_size == "auto" else config.evaluate.batch_size
     of_split = {
         split: sum(scoring_seconds(each, counts[split].get(task, 0), speed, rows=rows) for task, each in work.items())
@@ -189,13 +199,14 @@ def estimated(
     compared = 4 + len(config.models.experts)  # winner, base, average, best sweep, and each expert
     gradient = _gradient_seconds(config, counts["search"], work, speed)
     return Estimates(
+        workers,
         documents=round(trials * share * sum(counts["search"].get(task, 0) for task in work)),
-        merge=trials * merge,
-        score=trials * share * of_split["search"],
+        merge=slower * trials * merge,
+        score=slower * trials * share * of_split["search"],
         sampler=trials * PROPOSAL.get(sampler, 0.005) + gradient,
         gradient=gradient,
-        final=min(config.search.finalists, trials) * (of_split["select"] + merge)
-        + compared * (of_split["report"] + merge),
+        final=slower * min(config.search.finalists, trials) * (of_split["select"] + merge)
+        + slower * compared * (of_split["report"] + merge),
         once=once,
         trial=merge + of_split["search"],
     )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from evomerge.evaluators.types import SPLITS
 from evomerge.runs.doctor.cost import (
+    LATER,
     Estimates,
     Work,
     estimated,
@@ -70,9 +71,12 @@ def outlook(subject: Subject) -> Outlook:
         merge_seconds(subject.arenas, methods, copy_rate(subject.device)),
         statistics_seconds(subject.arenas, methods),
         sampler,
+        subject.gpus,
     )
     scoring = scoring_bytes(work, subject.alignment.config.get_text_config(decoder=True), dtype.itemsize)
     on_gpu = subject.device.type == "cuda"
     missing = (*tasks.left_out, *tasks.troubles, *(name for name in tasks.names if name not in work))
     plan = subject.memory
-    return Outlook(found, plan.host + (0 if on_gpu else scoring), plan.device + (scoring if on_gpu else 0), missing)
+    workers = subject.workers_here
+    host = plan.host + workers * (LATER + (0 if on_gpu else scoring))
+    return Outlook(found, host, plan.device + (scoring if on_gpu else 0), missing)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import EvomergeError, InputError
+from evomerge.errors import EvomergeError
 from evomerge.runs.doctor.findings import LeftOut
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ FORECAST = "evomerge:forecast"
 missing, begun}; `begun` in seconds since 1970."""
 
 ACTUAL = "evomerge:actual"
-"""{memory: {host, device}, seconds: {wall}}: the peak of the process that reports, and the time since the forecast."""
+"""{memory: {host, device}, seconds: {wall}}: the peak of the process, and the time since the forecast. Of several
+workers, the time alone."""
 
 CONFLICT = "evomerge:conflict"
 """As `conflict.Conflict.as_data` gives it."""
@@ -78,7 +79,8 @@ def _subject(run: Run, problem: Problem) -> Subject:
     subject.space = problem.space
     subject.num_layers = problem.merger.num_layers
     subject.tokenizer = problem.merger.tokenizer
-    subject.memory = problem.merger.memory
+    if problem.config.runtime.workers == 1:
+        subject.memory = problem.merger.memory
     return subject
 
 
@@ -103,15 +105,16 @@ def _leaks(subject: Subject) -> list[str]:
 
 
 def _actual(run: Run) -> dict[str, Any]:
+    begun = run.study.user_attrs.get(FORECAST, {}).get("begun")
+    wall = {} if begun is None else {"seconds": {"wall": round(time.time() - begun, 3)}}
+    if run.config.runtime.workers > 1:
+        return wall  # what processes share is counted in each of them
     import torch
 
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    told: dict[str, Any] = {
-        "memory": {"host": host, "device": sum(torch.cuda.max_memory_allocated(device) for device in devices)}
-    }
-    begun = run.study.user_attrs.get(FORECAST, {}).get("begun")
-    return told if begun is None else {**told, "seconds": {"wall": round(time.time() - begun, 3)}}
+    device = sum(torch.cuda.max_memory_allocated(device) for device in devices)
+    return {"memory": {"host": host, "device": device}, **wall}
 
 
 def _keep(run: Run, name: str, find: Callable[[], Any]) -> None:
@@ -119,7 +122,7 @@ def _keep(run: Run, name: str, find: Callable[[], Any]) -> None:
     try:
         run.study.set_user_attr(name, find())
     except Exception as error:  # a forecast is never worth a run
-        known = isinstance(error, EvomergeError | InputError | LeftOut)
+        known = isinstance(error, EvomergeError | LeftOut)
         reason = str(error) if known else f"{type(error).__name__}: {error}"
         _note(run, f"no {name.removeprefix('evomerge:')}: {' '.join(reason.split())}")
 

@@ -28,7 +28,7 @@ def examination_page(found: Examination) -> Group:
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for told in found.told:
+    for told in _together(found.told):
         mark, style = MARKS[told.level]
         table.add_row(Text(mark, style=style), Text(told.check), _lines(told))
     conflict = found.parts.get("conflict")
@@ -67,6 +67,18 @@ def _shaded(values: Sequence[float | None], middle: float) -> Text:
             shade = SHADES[min(int(min(abs(value), 1.0) * len(SHADES)), len(SHADES) - 1)]
             text.append(shade, style="red" if value < middle else "cyan")
     return text
+
+
+def _together(told: Sequence[Told]) -> list[Told]:
+    """Checks that were skipped for the same reason in one line, after all others."""
+    seen = [each for each in told if each.level != "skipped"]
+    skipped: dict[tuple[str, str], dict[str, None]] = {}
+    for each in told:
+        if each.level == "skipped":
+            skipped.setdefault((each.text, each.advice), {})[each.check] = None
+    return seen + [
+        Told("", "skipped", f"{', '.join(checks)}: {why}", advice) for (why, advice), checks in skipped.items()
+    ]
 
 
 def _lines(told: Told) -> Text:

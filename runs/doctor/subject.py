@@ -114,17 +114,31 @@ class Subject:
     @once
     def memory(self) -> MemoryPlan:
         """What would be kept where."""
-        from evomerge.engine.memory import plan_memory
+        from evomerge.engine.memory import Crowd, plan_memory
         from evomerge.engine.method import METHODS
         from evomerge.sizes import parse_size
 
-        limit = self.config.runtime.memory_limit
+        limit, workers = self.config.runtime.memory_limit, self.workers_here
         return plan_memory(
             self.arenas,
             [source.ref.name for source in self.sources],
             limit=None if limit is None else parse_size(limit),
             ranked=any(METHODS.get(method).ranked for method in self.config.merge.method),
+            crowd=Crowd(workers, -(-workers // self.gpus) if self.gpus else workers, shares=workers > 1),
         )
+
+    @property
+    def workers_here(self) -> int:
+        """Workers of this host; of a cluster's, one is taken to be here."""
+        runtime = self.config.runtime
+        return 1 if runtime.launcher == "ray" else runtime.workers
+
+    @once
+    def gpus(self) -> int:
+        """GPUs that workers may have; 0 where candidates are scored on the CPU."""
+        import torch
+
+        return torch.cuda.device_count() if self.device.type == "cuda" else 0
 
     @once
     def tokenizer(self) -> Any:

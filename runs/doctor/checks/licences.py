@@ -16,9 +16,9 @@ def licences(subject: Subject) -> Iterator[Finding]:
     from evomerge.runs.licences import verdict
 
     here = [source for source in subject.sources if not isinstance(source.held, InputError | LeftOut)]
-    for source in subject.sources:
-        if source not in here:
-            yield skipped(f"{source.label}: its card cannot be seen")
+    away = [source.label for source in subject.sources if source not in here]
+    if away:
+        yield skipped(f"the cards of {', '.join(away)} cannot be seen")
     if not here:
         return
     found = verdict([source.checkpoint.ref if subject.offline else source.ref for source in here])

@@ -53,7 +53,7 @@ def architecture(subject: Subject) -> Iterator[Finding]:
     found: list[Finding] = []
     for source in others:
         if isinstance(source.held, InputError | LeftOut):
-            yield skipped(f"{source.label}: its files cannot be seen")
+            yield skipped(f"{source.label}: {_why(source.held)}")
             continue
         found += _settings(source, ours, source.held) or _shapes(source, ours, source.held)
     yield from found
@@ -93,7 +93,7 @@ def tokenizers(subject: Subject) -> Iterator[Finding]:
     same = True
     for source in others:
         if isinstance(source.held, InputError | LeftOut):
-            yield skipped(f"{source.label}: its files cannot be seen")
+            yield skipped(f"{source.label}: {_why(source.held)}")
             continue
         if not source.held.has_tokenizer:
             yield ok(f"{source.label} has no tokenizer and counts as having the base's")
@@ -113,7 +113,7 @@ def tokenizers(subject: Subject) -> Iterator[Finding]:
 
 def _files(source: Source) -> Finding:
     if isinstance(source.held, LeftOut):
-        return skipped(f"{source.label}: {source.held}", "checked when it is downloaded, before a search begins")
+        return skipped(f"{source.label}: {source.held}")
     if isinstance(source.held, InputError):
         return error(f"{source.label}: {source.held}")
     held = source.held
@@ -126,6 +126,10 @@ def _files(source: Source) -> Finding:
     numel = sum(math.prod(header.shape) for header in held.headers.values())
     files = len(held.weight_files)
     return ok(f"{source.label}: {numel:,} weights in {files} file{'s' * (files != 1)}, {readable(size)}")
+
+
+def _why(held: InputError | LeftOut) -> str:
+    return str(held) if isinstance(held, LeftOut) else "its files have an error"
 
 
 def _twice(sources: Iterable[Source]) -> Iterator[Finding]:

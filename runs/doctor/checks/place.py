@@ -58,7 +58,8 @@ def memory(subject: Subject) -> Iterator[Finding]:
     """What is kept where."""
     plan = subject.memory
     on_disk = [part.what for part in plan.parts if part.place == "disk"]
-    host = f"{readable(plan.host)} of memory"
+    workers = f" for {plan.workers} workers" if plan.workers > 1 else ""
+    host = f"{readable(plan.host)} of memory{workers}"
     told = f"{host}, {readable(plan.device)} on the GPU" if plan.device else host
     if on_disk:
         yield warning(
@@ -67,18 +68,6 @@ def memory(subject: Subject) -> Iterator[Finding]:
         )
     else:
         yield ok(f"{told} at the peak of a merge, sources included")
-    yield from _workers_memory(subject, plan.host)
-
-
-def _workers_memory(subject: Subject, host: int) -> Iterator[Finding]:
-    from evomerge.engine.memory import available
-
-    workers = subject.config.runtime.workers
-    if workers > 1 and host > available():
-        yield warning(
-            f"one worker's plan takes {readable(host)}, and {workers} share {readable(available())} that are free",
-            "fewer workers, or a runtime.memory_limit for each",
-        )
 
 
 @check("disk", 63)
@@ -207,14 +196,12 @@ def _extras(subject: Subject) -> Iterator[str]:
 @check("workers", 67)
 def workers(subject: Subject) -> Iterator[Finding]:
     """Whether workers have cores or GPUs of their own."""
-    import torch
-
     count, cores = subject.config.runtime.workers, len(os.sched_getaffinity(0))
     if subject.config.runtime.launcher == "ray":
         yield skipped(f"{count} workers: how many the cluster holds is known when it is asked for them")
-    elif subject.device.type == "cuda" and count > torch.cuda.device_count():
+    elif 0 < subject.gpus < count:
         yield warning(
-            f"{count} workers share {torch.cuda.device_count()} GPU{'s' * (torch.cuda.device_count() != 1)}",
+            f"{count} workers share {subject.gpus} GPU{'s' * (subject.gpus != 1)}",
             "one for each GPU is fastest: candidates that share one wait for each other",
         )
     elif subject.device.type == "cpu" and count > cores:

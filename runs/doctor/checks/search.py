@@ -70,10 +70,13 @@ def warm_starts(subject: Subject) -> Iterator[Finding]:
 @check("sampler", 55)
 def sampler(subject: Subject) -> Iterator[Finding]:
     """Whether the sampler can search this space, and whether the trials are enough for it."""
-    from evomerge.search.samplers.making import make_sampler
-    from evomerge.search.sampling import SamplerContext, choose_sampler, distributions
+    from evomerge.search.samplers.making import check_name, make_sampler
+    from evomerge.search.sampling import AUTO, SamplerContext, choose_sampler, distributions
 
-    config, found = subject.config, subject.space
+    config = subject.config
+    if config.search.sampler != AUTO:
+        check_name(config.search.sampler)
+    found = subject.space
     objectives = 2 if config.evaluate.objective == "pareto" else 1
     name, why = choose_sampler(config.search.sampler, found, config.search.trials, objectives)
     context = SamplerContext(

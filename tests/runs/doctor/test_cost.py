@@ -65,6 +65,20 @@ def test_totals_are_sums_and_grow_with_trials() -> None:
     assert of(20, start)["sampler"] > one["sampler"]
 
 
+def test_workers_share_the_cores_or_have_a_gpu_each() -> None:
+    def of(workers: int, gpus: int) -> dict[str, float]:
+        config = configured("search.trials=40", f"runtime.workers={workers}", "search.sampler=cmaes")
+        return estimated(config, COUNTS, {"a": WORK}, SPEED, 0.1, 2.0, "cmaes", gpus).as_data()["seconds"]
+
+    one = of(1, 0)
+    assert of(1, 4) == one
+    assert of(4, 0)["score"] == pytest.approx(4 * one["score"], rel=1e-3)
+    assert of(4, 0)["wall"] == pytest.approx(one["wall"], rel=0.02)
+    assert of(4, 4)["score"] == one["score"]
+    assert of(4, 4)["wall"] == pytest.approx((one["wall"] - 2.0) / 4 + 2.0, rel=0.02)
+    assert of(4, 2)["wall"] == pytest.approx((one["wall"] - 2.0) / 2 + 2.0, rel=0.02)
+
+
 def test_merges_are_bytes_over_a_share_of_a_copys_rate() -> None:
     kind = Kind(1024, (torch.bfloat16,) * 4, torch.bfloat16, CPU)
     arenas = arrange([Item("weight", (1000, 1024), kind)])

@@ -48,6 +48,11 @@ def test_memory_that_does_not_do_is_an_error_and_disk_a_warning() -> None:
         look("memory", subject("runtime.memory_limit=10MB"))
 
 
+def test_memory_counts_every_worker() -> None:
+    assert "for 2 workers" in look("memory", subject("runtime.workers=2"))[0].text
+    assert subject("runtime.workers=2").memory.host > subject().memory.host
+
+
 @pytest.mark.parametrize(("free", "level"), [(1_000, "error"), (51_000_000, "warning"), (10**9, "ok")])
 def test_disk_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, level: str) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, free))

@@ -50,5 +50,10 @@ def test_too_few_trials_for_so_many_dimensions(sampler: str, layers: str, trials
     assert levels(look("sampler", at)) == {level}
 
 
+def test_a_samplers_name_is_checked_though_the_base_is_not_here() -> None:
+    with pytest.raises(InputError, match="cmaes"):
+        look("sampler", subject("models.base=org/base-7b", "search.sampler=cmase"))
+
+
 def test_a_search_without_warm_starts_is_warned_of() -> None:
     assert levels(look("warm starts", subject("search.warm_start=[]"))) == {"warning"}
