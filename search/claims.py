@@ -69,6 +69,8 @@ class Claims:
     def take_over(self, trial: int, scored: int = 0) -> Claim | None:
         """Claim a running trial whose worker left, is dead, or has not been heard of; None: it is somebody else's.
 
+        One that is this worker's already it may have finished in a transaction that a crash of the server took back.
+
         Args:
             trial: its number.
             scored: how many rows of the ledger it has.
@@ -77,6 +79,8 @@ class Claims:
         if found is None:
             self._workers.once(lambda connection: self.add(connection, trial))
             return Claim(self._workers.me.worker, 0)
+        if found.worker == self._workers.me.worker:
+            return found
         before = 0 if scored > found.scored else found.deaths
         if found.worker is None:
             taken = Claim(self._workers.me.worker, before, scored)

@@ -52,7 +52,7 @@ class Warm:
         """An undisturbed search, in a process of its own."""
         begun = time.monotonic()
         life = Life(self, folder, lead)
-        assert life.end(240) == 0, life.said
+        assert life.end() == 0, life.said
         self.seconds = time.monotonic() - begun
         return open_run(folder)
 
@@ -117,7 +117,7 @@ class Life:
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
-    def end(self, seconds: float = 120.0) -> int | None:
+    def end(self, seconds: float = 300.0) -> int | None:
         """Wait until it has ended, or kill it when its time has come; its exit code, -9 when it was killed."""
         if self._death is not None and self._death.by == "time":
             self._process.join(self._death.after)

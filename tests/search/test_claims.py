@@ -7,6 +7,9 @@ import signal
 from pathlib import Path
 
 from evomerge.search.claims import MAX_DEATHS
+from evomerge.search.proposals import Proposer
+from evomerge.search.queue import TrialQueue
+from evomerge.search.workers import Workers
 from tests.search.processes import SIZES, ToyWorker
 from tests.search.toy import ToyRun, toy_config
 
@@ -30,3 +33,17 @@ def test_deaths_between_which_documents_were_scored_do_not_add_up(tmp_path: Path
     last = ToyRun(killed, CONFIG, sizes=SIZES)
     assert last.history() == undisturbed.history()
     assert deaths > MAX_DEATHS * 2
+
+
+def test_a_trial_that_a_crash_of_the_server_took_back_goes_on(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, CONFIG, sizes=SIZES)
+    workers = Workers(run.storage.engine, "toy")
+    proposer = Proposer(run.problem, run.study, "random", run.ledger, 2)
+    queue = TrialQueue(run.study, run.problem.space, run.ledger, proposer, workers, run.listener, lambda: None)
+    taken = queue.take(2, lambda done: "")
+    assert taken is not None
+    again = queue.take(2, lambda done: "")  # as if it had not been finished, though this worker had seen it finished
+    assert again is not None
+    assert again.number == taken.number
+    queue.finish(again, [0.5], {}, {})
+    workers.leave()
