@@ -7,6 +7,7 @@ import time
 from typing import Any, TextIO
 
 from evomerge.runs.events import EventFile
+from evomerge.secrets import hide
 
 
 class JsonLines(EventFile):
@@ -24,8 +25,9 @@ class JsonLines(EventFile):
         self._stream.flush()
 
     def write(self, event: str, **fields: Any) -> None:
-        """Add an event. `time` is in seconds since 1970."""
-        self._stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
+        """Add an event. `time` is in seconds since 1970. Credentials in texts are left out."""
+        told = {name: hide(value) if isinstance(value, str) else value for name, value in fields.items()}
+        self._stream.write(json.dumps({"time": round(time.time(), 3), "event": event, **told}) + "\n")
         self._stream.flush()
 
     def stage(self, name: str, total: int, done: int) -> None:

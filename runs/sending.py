@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from evomerge.runs.run import Run
 
 MOST_PARAMETERS = 256  # numbers of one trial; trackers draw a chart for each
-CLOSE_SECONDS = 20.0  # to deliver what is left
 
 Message = Callable[[Tracker], None]
 
@@ -55,7 +54,7 @@ class Sending(Listener):
         tracked: Tracked,
         run: Run,
         tell: Callable[[str], None],
-        patience: float = CLOSE_SECONDS,
+        patience: float,
     ) -> None:
         self._name = name
         self._run = run

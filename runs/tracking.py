@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evomerge.runs.run import Run
 
 TRACKING = "evomerge:tracking"  # of a study: the id under which trackers know it
+CLOSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ def check_trackers(config: SearchConfig) -> None:
             )
 
 
-def open_trackers(run: Run, tell: Callable[[str], None] | None = None) -> list[Listener]:
+def open_trackers(
+    run: Run, tell: Callable[[str], None] | None = None, patience: float = CLOSE_SECONDS
+) -> list[Listener]:
     """What sends the progress of a run to the trackers that its configuration names.
 
     Nothing that a tracker does raises or blocks: each one has a thread, and is dropped with one note when it fails.
@@ -113,6 +116,7 @@ def open_trackers(run: Run, tell: Callable[[str], None] | None = None) -> list[L
     Args:
         run: whose configuration `check_trackers` has passed.
         tell: told of a tracker that fails, in one line; by default the run's events are.
+        patience: seconds that closing a tracker waits for it to take what is left.
 
     Returns:
         A listener for each, which has to be closed at the end.
@@ -123,7 +127,8 @@ def open_trackers(run: Run, tell: Callable[[str], None] | None = None) -> list[L
     if not names:
         return []
     tracked = Tracked(_identity(run), run.study.study_name, run.folder, _told_config(run))
-    return [Sending(name, TRACKERS.get(name).open, tracked, run, tell or run.events.note) for name in names]
+    tell = tell or run.events.note
+    return [Sending(name, TRACKERS.get(name).open, tracked, run, tell, patience) for name in names]
 
 
 def _identity(run: Run) -> str:

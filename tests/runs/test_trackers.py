@@ -26,6 +26,7 @@ from evomerge.runs.tracking import TRACKERS, Tracked, check_trackers, open_track
 from evomerge.search.config import SearchConfig, parse_config
 from evomerge.search.listener import TrialOutcome
 
+PATIENCE = 600.0  # seconds: nothing here depends on how long a library takes
 SECRET = "hunter2-in-the-clear"
 TASKS = (TaskMetric("reverse", "exact_match", "none", True, 1.0), TaskMetric("add [2,3]", "acc", "none", True, 1.0))
 STRANGE = "weight/math, λ=0.5 [attention:1/3] 'a' \"b\""
@@ -99,13 +100,13 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         patch.setattr(sys, "argv", ["evomerge", "run", "--storage", f"postgresql://user:{SECRET}@host/db"])
         run = create_run(config_with([request.param]), folder, TASKS)
         check_trackers(run.config)
-        (listener,) = open_trackers(run, notes.append)
+        (listener,) = open_trackers(run, notes.append, PATIENCE)
         for objective in (0.25, 0.5):
             add_trial(run, objective)
             listener.trial(told(run))
         listener.close("interrupted")
         run = open_run(folder)
-        (listener,) = open_trackers(run, notes.append)
+        (listener,) = open_trackers(run, notes.append, PATIENCE)
         add_trial(run, 0.75, estimated=True)
         add_trial(run, 0.875, violation=0.1)
         listener.trial(told(run))
@@ -250,7 +251,7 @@ def run(tmp_path: Path) -> Run:
     return create_run(config_with([]), tmp_path / "run", TASKS)
 
 
-def send(run: Run, recording: Recording, notes: list[str], patience: float = 10) -> Sending:
+def send(run: Run, recording: Recording, notes: list[str], patience: float = PATIENCE) -> Sending:
     return Sending(
         "test", lambda _: recording, Tracked("0" * 32, "tracked", run.folder, {}), run, notes.append, patience
     )
@@ -277,7 +278,7 @@ def test_a_tracker_that_cannot_be_opened_is_dropped(run: Run) -> None:
         raise ConnectionError("refused")
 
     notes: list[str] = []
-    listener = Sending("test", refuse, Tracked("0" * 32, "tracked", run.folder, {}), run, notes.append)
+    listener = Sending("test", refuse, Tracked("0" * 32, "tracked", run.folder, {}), run, notes.append, PATIENCE)
     add_trial(run, 0.1)
     listener.trial(told(run))
     listener.close("")
@@ -369,7 +370,7 @@ def test_nobody_is_asked_for_a_key(run: Run, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
     notes: list[str] = []
     opened = TRACKERS.get("wandb").open
-    Sending("wandb", opened, Tracked("0" * 32, "tracked", run.folder, {}), run, notes.append).close("")
+    Sending("wandb", opened, Tracked("0" * 32, "tracked", run.folder, {}), run, notes.append, PATIENCE).close("")
     assert [note.partition(";")[0] for note in notes] == [
         "tracker wandb is dropped: EvomergeError: nobody is logged in"
     ]
@@ -387,12 +388,14 @@ def test_leaves_keep_every_value() -> None:
 
 def test_lines_of_json_say_what_a_bar_shows(capsys: pytest.CaptureFixture[str]) -> None:
     with JsonLines(sys.stderr) as lines:
-        lines.note("a decision")
+        lines.note(f"a decision about postgresql://user:{SECRET}@host/db")
         lines.stage("search", 10, 3)
         lines.documents(40)
         lines.step()
         lines.trial(TrialOutcome(3, "sampler", 0.5, documents=40))
-    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    text = capsys.readouterr().err
+    assert SECRET not in text
+    said = [json.loads(line) for line in text.splitlines()]
     assert [line["event"] for line in said] == ["note", "stage", "progress", "trial"]
     assert said[2] | {"time": 0} == {
         **{"time": 0, "event": "progress", "stage": "search"},
