@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph. `tone`: "", "lead" (large), "note" (small), "good" or "bad"."""
+    """A paragraph. `tone`: "", "lead" (large), "note" (small) or "bad"."""
 
     text: str
     tone: str = ""

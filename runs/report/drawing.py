@@ -10,7 +10,7 @@ from typing import Any
 from evomerge.secrets import hide
 
 # Okabe and Ito, Color Universal Design, 2008.
-BLUE, ORANGE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#8A8A8A"
+BLUE, ORANGE, VERMILLION, GREEN, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#8A8A8A"
 UNSIGNED = "Cividis"  # Nunez, Anderton and Renslow, PLoS ONE 13(7), 2018: made for colour-blind eyes
 SIGNED = [[0.0, "#D55E00"], [0.5, "#F4F4F4"], [1.0, "#0072B2"]]
 

@@ -191,6 +191,6 @@ def _chart(effects: Sequence[Effect], total: int) -> Chart:
         f"The change of the objective when a number of the recipe is moved a little.{left}",
         f"{count(len(effects), 'number')} by how much they matter; most: {rows[0][0]}.",
         bars,
-        layout(110 + 34 * len(names), "expected change of the objective", yaxis={"type": "category"}, barmode="group"),
+        layout(110 + 34 * len(names), "expected change", yaxis={"type": "category"}, barmode="group"),
         Table(["number", "value", "step", "higher", "lower", "error"], rows, "Expected changes; error: one sd."),
     )

@@ -84,10 +84,13 @@ class Made:
         raw |= {name: {**raw.get(name, {}), **section} for name, section in self.sections.items()}
         self.config = parse_config(raw, "made")
         self.metrics = [TaskMetric(task, "acc") for task in self.tasks]
-        memory: Any = optuna.storages.InMemoryStorage()
-        self.study = create_study(memory, self.config, self.metrics)
+        storage = open_storage(sqlite_url(self.folder / "study.db"))
+        begun = create_study(storage, self.config, self.metrics)
+        self.study = optuna.create_study(study_name=begun.study_name, directions=begun.directions)  # in memory
+        for name, value in begun.user_attrs.items():
+            self.study.set_user_attr(name, value)
         write_text(self.folder / CONFIG_FILE, as_yaml(self.config))
-        run = Run(self.folder, self.config, self.study, open_storage(sqlite_url(self.folder / "study.db")))
+        run = Run(self.folder, self.config, self.study, storage)
         self._add_trials()
         for name, value in self.kept.items():
             self.study.set_user_attr(name, value)
