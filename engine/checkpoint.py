@@ -118,10 +118,16 @@ class Checkpoint:
     @cached_property
     def pretrained_config(self) -> PretrainedConfig:
         """The configuration as transformers reads it. Raises InputError when it does not know such models."""
-        from transformers import AutoConfig
+        from transformers import CONFIG_MAPPING, AutoConfig
 
-        if not self.config.get("model_type"):
+        kind = self.config.get("model_type")
+        if not kind or not isinstance(kind, str):
             raise InputError(f"{self.folder}/config.json must name a model_type, but names none")
+        if kind not in CONFIG_MAPPING and self.config.get("auto_map") and not self.ref.trust_remote_code:
+            raise InputError(
+                f"{self.folder}/config.json must be of a kind that transformers knows, but {kind!r:.100} is code of "
+                f"the model's own (auto_map), which runs only with trust_remote_code: true for {self.name!r}"
+            )
         check_config(self.config, self.ref, self.folder / "config.json", len(self.headers))
         try:
             config: PretrainedConfig = AutoConfig.from_pretrained(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.security.fuzzing import HEADROOM, SECONDS, fuzz
+from tests.security.fuzzing import HEADROOM, fuzz
 from tests.security.readers import READERS, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,6 @@ def test_malformed_inputs_are_refused_in_one_line(name: str) -> None:
     prepare(name)
     outcome = fuzz(name, READERS[name], 0, 40 if name in SLOW else 120)
     assert outcome.crashes == []
-    assert outcome.slowest[0] < SECONDS
     assert outcome.errors.total() > outcome.inputs // 5, "hardly anything was malformed"
     assert outcome.accepted, "nothing was so little spoiled that it could be read"
 
