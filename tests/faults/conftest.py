@@ -10,7 +10,10 @@ from typing import Any
 from evomerge.search.listener import Listener
 from evomerge.search.patience import patient
 from evomerge.search.study import TOLD
+from tests.runs.conftest import finished
 from tests.search.toy import ToyRun, toy_config
+
+__all__ = ["finished"]
 
 SIZES = {"search": 10, "select": 2, "report": 2}
 TRIALS = 6
@@ -59,12 +62,17 @@ def at_chunk(count: int, act: Callable[[], None]) -> Callable[[ToyRun], None]:
 
 
 def check_whole(run: ToyRun, like: ToyRun) -> None:
-    """Every trial is there once and as in an undisturbed search, and so is every score, which is what scoring gives."""
+    """Trials and scores are those of an undisturbed search."""
     assert run.history() == like.history()
+    assert rows(run) == rows(like)
+    check_sound(run)
+
+
+def check_sound(run: ToyRun) -> None:
+    """Every trial is there once and was told once, and every score is there once and is what scoring gives."""
     found = run.study.get_trials()
     assert [trial.number for trial in found] == list(range(TRIALS))
     assert sorted(trial.user_attrs[TOLD] for trial in found) == list(range(TRIALS))
-    assert rows(run) == rows(like)
     for trial in found:
         recipe = run.problem.space.recipe(trial.params)
         truth = {(s.task, s.document): s.value for s in run.evaluator.truth(recipe, "search").documents}

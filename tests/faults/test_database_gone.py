@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import EvomergeError, InterruptedRunError
-from tests.faults.conftest import Notes, at_chunk, check_whole, search
+from evomerge.search.patience import patience_of
+from tests.faults.conftest import SIZES, TRIALS, Notes, at_chunk, check_sound, check_whole, config, search
+from tests.search.processes import ToyWorker, wait_until
 from tests.search.toy import ToyRun
 from tests.servers import Network, Server, through
 
@@ -40,6 +42,27 @@ def test_the_server_is_gone_for_a_while(
     assert isinstance(run.listener, Notes)
     assert run.listener.has(r"the database does not answer \(.*\); trying again for 60 s")
     assert run.listener.has("the database answers again, after")
+
+
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(30.0, marks=pytest.mark.exhaustive)])
+def test_three_workers_lose_their_server_for_a_while(
+    seconds: float, postgres_server: Server, postgres_database: str, tmp_path: Path
+) -> None:
+    run = ToyRun(tmp_path, config(), url=postgres_database, sizes=SIZES)
+
+    def be_patient(run: ToyRun) -> None:
+        patience_of(run.storage.engine).seconds = 120.0
+
+    workers = [
+        ToyWorker(tmp_path, config(), TRIALS, pause=0.05, before=be_patient, url=postgres_database) for _ in range(3)
+    ]
+    wait_until(lambda: sum(len(worker.scored) for worker in workers) > 25)
+    outage(postgres_server, seconds)()
+    assert [worker.end(180) for worker in workers] == [0, 0, 0]
+    assert not any("its worker is gone" in line for worker in workers for line in worker.notes)
+    check_sound(run)
+    scored = [line for worker in workers for line in worker.scored]
+    assert len(scored) - len(set(scored)) <= 30  # what was under way when a chunk could not be recorded
 
 
 def test_the_network_is_cut_for_a_while(
