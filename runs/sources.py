@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,9 @@ def _text(path: Path) -> str:
         return ""
 
 
+@cache
 def _from_hub(source: str, revision: str | None) -> Card:
-    """Card and licence file from the hub, or from its cache."""
+    """Card and licence file from the hub, or from its cache; asked for once a process."""
     from huggingface_hub import hf_hub_download
 
     texts = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import namedtuple
@@ -16,6 +17,7 @@ from evomerge.errors import InputError
 from evomerge.runs import export as runs_export
 from evomerge.runs.export import write_recipe
 from tests.engine.tiny import family, llama, recipe
+from tests.runs.conftest import Command
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -76,3 +78,21 @@ def test_licences_are_looked_at_before_the_merge(tmp_path: Path) -> None:
     refused(zoo, tmp_path / "out", "cc-by-nd-4.0 of math allows no changed versions to be shared; --accept-licence")
     with pytest.raises(AssertionError, match="a merge began"):
         write_recipe(recipe(zoo, "linear"), tmp_path / "out", "cpu", accept_licence=True)
+
+
+def test_the_command_line_says_what_is_accepted_and_whom_it_trusts(evomerge: Command, tmp_path: Path) -> None:
+    zoo = family(tmp_path / "zoo", llama())
+    (Path(zoo[1].model) / "README.md").write_text("---\nlicense: cc-by-nd-4.0\n---\n")
+    told = recipe(zoo, "linear").model_dump(mode="json")
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(told))
+    begun = "a merge began"
+    assert "--accept-licence" in evomerge("merge", path, "--to", tmp_path / "out").error
+    assert begun in evomerge("merge", path, "--to", tmp_path / "out", "--accept-licence").error
+    stated = ("--licence", "math=mit", "--licence", "base=apache-2.0")
+    said = evomerge("merge", path, "--to", tmp_path / "out", *stated)
+    assert begun in said.error
+    assert "licence: none was found for lang, code; find out before you publish the merge" in said.error
+    path.write_text(json.dumps({**told, "base": {**told["base"], "trust_remote_code": True}}))
+    assert f"add --trust {zoo[0].model}" in evomerge("merge", path, "--to", tmp_path / "out").error
+    assert begun in evomerge("merge", path, "--to", tmp_path / "out", *stated, "--trust", zoo[0].model).error
