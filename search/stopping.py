@@ -68,11 +68,13 @@ class Stopping:
         """Why no further trial is worth it after `finished` ones, with the numbers; "" to go on.
 
         "", too, unless `search.stop` is "auto", and for the objective pareto, whose front has no single record. The
-        study keeps what is said.
+        study keeps what is said, and whoever asks later is told the same.
         """
         config = self._problem.config
         if config.search.stop is None or config.evaluate.objective == "pareto":
             return ""
+        if said := str(self._study.user_attrs.get(STOPPED, "")):
+            return said
         if not LEAST <= finished < self._trials:
             return ""
         trials = finished_trials(self._study)[:finished]

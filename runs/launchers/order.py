@@ -14,6 +14,7 @@ from evomerge.errors import EvomergeError, InputError, InterruptedRunError
 from evomerge.search.config import RuntimeConfig, SearchConfig, parse_config
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.listener import Listener
+from evomerge.secrets import hide
 
 RESTARTS = 3  # of each worker
 
@@ -65,8 +66,24 @@ class Outcome:
 
 
 def threads_each(workers: int) -> int:
-    """How many threads each of so many processes of this host computes with."""
-    return max(1, len(os.sched_getaffinity(0)) // workers)
+    """How many threads each of so many processes of this host computes with, OMP_NUM_THREADS at most."""
+    share = max(1, cores() // workers)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(given)) if given.isdecimal() and int(given) else share
+
+
+def cores(limit: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The cores that this process may use: those that it is bound to, or as many as a container's quota pays for.
+
+    Args:
+        limit: a file with the quota and its period in microseconds, or `max` for no quota (control groups, version 2).
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = limit.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return bound
+    return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
 
 
 def carry_out(order: Order, stop: StopRequest) -> Outcome:
@@ -74,14 +91,14 @@ def carry_out(order: Order, stop: StopRequest) -> Outcome:
     try:
         _work(parse_config(order.config, "the order"), order, stop)
     except InputError as error:
-        return Outcome(2, str(error), is_final=True)
+        return Outcome(2, hide(str(error)), is_final=True)
     except (InterruptedRunError, KeyboardInterrupt):
         return Outcome(130)
     except EvomergeError as error:
-        return Outcome(1, str(error), is_final=True)
+        return Outcome(1, hide(str(error)), is_final=True)
     except Exception as error:
-        traceback.print_exc()
-        return Outcome(1, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        print(hide(traceback.format_exc()), file=sys.stderr, flush=True)
+        return Outcome(1, hide(f"{type(error).__name__}: {' '.join(str(error).split())}"))
     return Outcome(0)
 
 

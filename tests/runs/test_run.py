@@ -40,7 +40,8 @@ def test_status_has_the_contract_s_shape(finished: Path, evomerge: Command) -> N
     said = evomerge("status", finished, "--json")
     told = json.loads(said.out)
     assert said.code == 0
-    assert list(told) == ["name", "state", "trials", "best", "baselines", "documents", "seconds", "shrinkage"]
+    first = ["name", "state", "trials", "best", "baselines", "documents", "seconds", "rate", "left"]
+    assert list(told) == [*first, "shrinkage"]
     assert told["state"] == "finished"
     trials = told["trials"]
     assert list(trials) == ["complete", "pruned", "failed", "running", "total"]

@@ -161,8 +161,20 @@ class TestPlacing:
 
     @pytest.mark.parametrize(("workers", "threads"), [(1, 8), (2, 4), (3, 2), (8, 1), (20, 1)])
     def test_threads(self, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(order.os, "sched_getaffinity", lambda process: set(range(8)))  # type: ignore[attr-defined]
+        monkeypatch.setattr(order, "cores", lambda: 8)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         assert threads_each(workers) == threads
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert threads_each(workers) == min(threads, 3)
+
+    @pytest.mark.parametrize(("quota", "expected"), [("max 100000", 4), ("250000 100000", 2), ("1000 100000", 1)])
+    def test_a_container_s_quota_counts(
+        self, quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(4)))
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+        assert order.cores(tmp_path / "cpu.max") == expected
+        assert order.cores(tmp_path / "none") == 4
 
     @pytest.mark.parametrize(
         ("nodes", "device", "workers", "expected"),
@@ -354,7 +366,7 @@ def test_workers_of_several_hosts_meet_in_postgresql_and_no_password_stays(
 ) -> None:
     folder = tmp_path / "run"
     password = postgres_database.partition("://")[2].partition(":")[2].partition("@")[0]
-    first = start_process("run", CONFIG, "--out", folder, *SMALL, "--storage", postgres_database)
+    first = start_process("run", CONFIG, "--out", folder, *SMALL, "--trials", 80, "--storage", postgres_database)
     wait_until(lambda: bool(events(folder, "trial")))
     trust = ["--trust", str(EXAMPLE / "tasks")]
     joined = start_process("worker", "--storage", postgres_database, "--study", "quickstart", "--json", *trust)
@@ -368,7 +380,7 @@ def test_workers_of_several_hosts_meet_in_postgresql_and_no_password_stays(
         run = open_run(folder)
     finally:
         del os.environ["EVOMERGE_STORAGE"]
-    check_whole(run, 13)
+    check_whole(run, 80)
     kept = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
     assert not any(password.encode() in content for content in kept)
     assert password not in json.dumps(run.study.user_attrs)
