@@ -15,6 +15,7 @@ import hashlib
 import json
 import mmap
 import os
+import platform
 import stat
 import struct
 import time
@@ -122,7 +123,7 @@ class Sharing:
 
     def has(self, name: str, nbytes: int) -> bool:
         """Whether another process has, or is making, the contents of that name and size."""
-        return any(path.exists() for path in self._paths(name, nbytes))
+        return SUPPORTED and any(path.exists() for path in self._paths(name, nbytes))
 
     def has_room(self, nbytes: int) -> bool:
         """Whether new files may take so many bytes; otherwise the user is told of what there is."""
@@ -136,7 +137,7 @@ class Sharing:
     def _paths(self, name: str, nbytes: int) -> list[Path]:
         """Where the contents may be, first where they are."""
         digest = hashlib.sha256(f"{self._key}\0{name}\0{nbytes}".encode()).hexdigest()[:32]
-        paths = [place / f"{_prefix()}{digest}" for place in (MEMORY, self.folder)]
+        paths = [place / f"{_prefix(place)}{digest}" for place in (MEMORY, self.folder)]
         return sorted(paths, key=lambda path: not path.exists())
 
     def _check_room(self, path: Path, nbytes: int) -> None:
@@ -195,17 +196,19 @@ def boot() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return os.uname().nodename
+        return platform.node()
 
 
 def _files(folders: Iterable[Path]) -> Iterator[Path]:
     for place in (MEMORY, *folders):
         with contextlib.suppress(OSError):
-            yield from list(place.glob(f"{_prefix()}*"))
+            yield from list(place.glob(f"{_prefix(place)}*"))
 
 
-def _prefix() -> str:
-    return f"evomerge-{os.geteuid()}-"
+def _prefix(place: Path) -> str:
+    """How names begin. A folder may be seen by other hosts, whose locks not every network file system tells of."""
+    host = "" if place == MEMORY else f"{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+    return f"evomerge-{os.geteuid()}-{host}"
 
 
 def _free(place: Path) -> int:

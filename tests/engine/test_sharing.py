@@ -249,6 +249,21 @@ def test_what_killed_processes_leave_the_next_start_removes_and_nothing_in_use(f
     del held
 
 
+def test_files_of_other_hosts_in_the_folder_are_left_alone(folder, memory, monkeypatch):
+    monkeypatch.setattr(sharing, "_free", lambda place: 0 if place == memory else 2**40)
+    held = hold(folder)
+    (path,) = files(folder)
+    path.rename(folder / "set aside")
+    del held
+    (folder / "set aside").rename(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(sharing.platform, "node", lambda: "another host")
+        sweep(folder)
+        assert path.exists()
+    sweep(folder)
+    assert not path.exists()
+
+
 def test_a_fork_that_ends_leaves_the_file_to_its_parent(folder, memory, start):
     held = hold(folder)
 
