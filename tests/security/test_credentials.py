@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.engine import make_url
 
+from evomerge.runs.cli import main
 from tests.runs.conftest import CONFIG
 
 SECRETS = {
@@ -19,23 +17,22 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "aws-correct-horse-battery",
 }
 SMALL = [
-    *("--set", "evaluate.limit=12", "--set", "search.trials=4", "--set", "search.finalists=1", "--device", "cpu"),
+    *("--set", "evaluate.limit=30", "--set", "search.trials=4", "--set", "search.finalists=1", "--device", "cpu"),
     *("--set", "search.sampler=random", "--set", "search.warm_start=[uniform]"),
 ]
 
 
-def call(*arguments: object, fails: bool = False) -> str:
-    """What the command line says on both outputs."""
-    done = subprocess.run(
-        [sys.executable, "-m", "evomerge", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **SECRETS, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert (done.returncode != 0) == fails, done.stdout
-    return done.stdout
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+
+
+def call(*arguments: object, fails: bool = False) -> None:
+    """The command line, in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert (stopped.value.code not in (0, None)) == fails
 
 
 def everything(url: str) -> str:
@@ -52,30 +49,29 @@ def everything(url: str) -> str:
 
 
 def require_clean(secrets: list[str], said: list[str], *folders: Path) -> None:
-    """No secret is in a text or in the name or the content of a file, also not percent-encoded."""
-    held = {f"output {number}": output.encode() for number, output in enumerate(said)}
+    """No secret is in a text, or in the name or the content of a file."""
+    held = {f"text {number}": words.encode() for number, words in enumerate(said)}
     for folder in folders:
         held |= {str(path): path.read_bytes() + str(path).encode() for path in folder.rglob("*") if path.is_file()}
-    found = [
-        (place, secret[:12]) for place, content in held.items() for secret in secrets if secret.encode() in content
-    ]
+    found = [(place, secret[:9]) for place, content in held.items() for secret in secrets if secret.encode() in content]
     assert found == []
 
 
-def test_nothing_of_a_search_holds_a_secret(postgres_database: str, tmp_path: Path) -> None:
+def test_nothing_of_a_search_holds_a_secret(
+    postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     password = make_url(postgres_database).password
     assert password
     run, exported = tmp_path / "run", tmp_path / "exported"
-    said = [call("--debug", "run", CONFIG, "--out", run, "--storage", postgres_database, *SMALL)]
-    public = make_url(postgres_database).set(password=None).render_as_string()
-    assert public in (run / "config.yaml").read_text(), "the run's own configuration says where its database is"
-    os.environ["PGPASSWORD"] = password
-    try:
-        said += [call("status", run, "--json"), call("report", run), call("export", run, "--to", exported)]
-    finally:
-        del os.environ["PGPASSWORD"]
-    said.append(call("resume", run, fails=True))
-    require_clean([password, *SECRETS.values()], [*said, everything(postgres_database)], run, exported)
+    call("run", CONFIG, "--out", run, "--storage", postgres_database, *SMALL)
+    assert postgres_database.replace(f":{password}@", "@") in (run / "config.yaml").read_text()
+    call("resume", run, fails=True)
+    monkeypatch.setenv("PGPASSWORD", password)
+    call("status", run, "--json")
+    call("report", run)
+    call("export", run, "--to", exported)
+    said = [*capfd.readouterr(), everything(postgres_database)]
+    require_clean([password, *SECRETS.values()], said, run, exported)
 
 
 @pytest.mark.parametrize(
@@ -85,20 +81,14 @@ def test_nothing_of_a_search_holds_a_secret(postgres_database: str, tmp_path: Pa
         ["--set", "models.base=https://user:" + SECRETS["HF_TOKEN"] + "@huggingface.co/org/m"],
         ["--set", "models.base.model=org/m?token=" + SECRETS["WANDB_API_KEY"]],
         ["--set", "evaluate.system_instruction=the key is " + SECRETS["AWS_SECRET_ACCESS_KEY"]],
+        ["--set", "nonsense=" + SECRETS["HF_TOKEN"]],
         ["--storage", "postgresql+psycopg://u:" + SECRETS["WANDB_API_KEY"] + "@127.0.0.1:1/db"],
         ["--storage", "postgresql+psycopg://127.0.0.1:1/db?user=u&password=" + SECRETS["WANDB_API_KEY"]],
         ["--storage", "nonsense://u:" + SECRETS["WANDB_API_KEY"] + "@h/db"],
     ],
 )
-def test_errors_hold_no_secret(settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evomerge.runs.cli import main
-
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    said: list[str] = []
-    monkeypatch.setattr("builtins.print", lambda *words, **how: said.append(" ".join(map(str, words))))
-    with pytest.raises(SystemExit) as stopped:
-        main(["run", CONFIG, "--out", str(tmp_path / "run"), *settings])
-    assert stopped.value.code in (1, 2)
-    assert said
-    require_clean(list(SECRETS.values()), said, tmp_path)
+def test_errors_hold_no_secret(settings: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    call("run", CONFIG, "--out", tmp_path / "run", *settings, fails=True)
+    said = capfd.readouterr()
+    assert said.err.strip().startswith("evomerge: ")
+    require_clean(list(SECRETS.values()), list(said), tmp_path)
