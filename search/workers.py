@@ -98,7 +98,7 @@ class Workers:
         self._thread: threading.Thread | None = None
 
     def join(self, seconds: float = BEAT_SECONDS) -> None:
-        """Enter the study, and count up every so many seconds in a thread of its own until `leave`."""
+        """Enter the study; until `leave` a thread counts up, and looks at the others, every so many seconds."""
         self._enter()
         if self._engine.url.database in (None, "", ":memory:") and self._engine.dialect.name == "sqlite":
             return  # every thread would have a database of its own; nobody else can join it either
@@ -131,7 +131,7 @@ class Workers:
                 self._insert(connection)
 
     def is_dead(self, worker: str, seconds: float) -> bool:
-        """Whether a worker is gone, or has not counted up for `seconds` since this one first looked."""
+        """Whether a worker is gone, or has not counted up for `seconds` since this one first saw its counter there."""
         if worker == self.me.worker:
             return False
         query = select(_ROWS).where(_ROWS.c.study == self._study, _ROWS.c.worker == worker)
@@ -141,11 +141,23 @@ class Workers:
         other = Worker(row.worker, row.host, row.boot, row.pid, row.started)
         if other.is_gone(self.me.host, self.me.boot):
             return True
-        beat, since = self._seen.get(worker, (None, 0.0))
-        if beat != row.beat:
-            self._seen[worker] = (row.beat, time.monotonic())
-            return False
-        return time.monotonic() - max(since, patience_of(self._engine).recovered) >= seconds
+        since = max(self._see(worker, row.beat), patience_of(self._engine).recovered)
+        return time.monotonic() - since >= seconds
+
+    def _see(self, worker: str, beat: int) -> float:
+        """Since when the worker's counter has stood where it stands, as far as this worker knows."""
+        known = self._seen.get(worker)
+        if known is None or known[0] != beat:
+            known = self._seen[worker] = (beat, time.monotonic())
+        return known[1]
+
+    def _look(self) -> None:
+        """See all counters, so that it is known how long they have stood still when somebody asks."""
+        query = select(_ROWS.c.worker, _ROWS.c.beat).where(_ROWS.c.study == self._study)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        for worker, beat in rows:
+            self._see(worker, beat)
 
     def _enter(self) -> None:
         transact(self._engine, self._insert)
@@ -159,8 +171,9 @@ class Workers:
         while not self._ended.wait(seconds):
             try:
                 self.beat()
+                self._look()
             except SQLAlchemyError:  # the database is away: others will take over if it comes back to them first
-                continue
+                self._seen.clear()  # and nobody can count up
 
 
 def _host() -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from evomerge.search.claims import MAX_DEATHS
 from evomerge.search.proposals import Proposer
 from evomerge.search.queue import TrialQueue
 from evomerge.search.workers import Workers
-from tests.search.processes import SIZES, ToyWorker
+from tests.search.processes import SIZES, ToyWorker, wait_until
 from tests.search.toy import ToyRun, toy_config
 
 CONFIG = toy_config(search={"sampler": "random", "trials": 2, "seed": 3, "warm_start": []})
@@ -47,3 +48,17 @@ def test_a_trial_that_a_crash_of_the_server_took_back_goes_on(tmp_path: Path) ->
     assert again.number == taken.number
     queue.finish(again, [0.5], {}, {})
     workers.leave()
+
+
+def test_how_long_a_counter_has_stood_still_is_known_before_anybody_asks(tmp_path: Path) -> None:
+    run = ToyRun(tmp_path, CONFIG, sizes=SIZES)
+    silent, watcher = (Workers(run.storage.engine, "toy") for _ in range(2))
+    silent.join(60.0)
+    watcher.join(0.05)
+    wait_until(lambda: silent.me.worker in watcher._seen)
+    time.sleep(0.3)
+    assert watcher.is_dead(silent.me.worker, 0.3)
+    silent.beat()
+    assert not watcher.is_dead(silent.me.worker, 0.3)
+    silent.leave()
+    watcher.leave()
