@@ -16,6 +16,7 @@ from evomerge.runs.events import read_events
 from evomerge.runs.run import Run
 from evomerge.runs.status import status
 from evomerge.search.config import SearchConfig
+from evomerge.search.rounds import current_round, is_over
 from evomerge.search.study import (
     DIGEST,
     NOTES,
@@ -80,8 +81,9 @@ class Facts:
 
     @property
     def is_open(self) -> bool:
-        """Whether the search has not ended: there is no comparison, or trials are under way again."""
-        return self.result is None or any(trial.state == TrialState.RUNNING for trial in self.trials)
+        """Whether the search has not ended: its latest launch has no comparison yet."""
+        launch = current_round(self.run.study)
+        return self.result is None or (launch is not None and not is_over(self.run.study, launch))
 
     @cached_property
     def scored(self) -> list[FrozenTrial]:

@@ -60,6 +60,9 @@ def write_report(run: Run, to: Path | None = None) -> Path:
 
     Returns:
         The file.
+
+    Raises:
+        EvomergeError: when the file cannot be written.
     """
     path = to or run.folder / REPORT
     write_text(path, page(run))
@@ -78,7 +81,7 @@ def page(run: Run) -> str:
     return str(
         _template().render(
             name=facts.told["name"],
-            state=_state(facts),
+            state=facts.told["state"] if facts.is_open else "finished",
             written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             sections=sections,
             style=Markup(_text("page.css")),
@@ -86,11 +89,6 @@ def page(run: Run) -> str:
             policy=_policy(scripts),
         )
     )
-
-
-def _state(facts: Facts) -> str:
-    state = str(facts.told["state"])
-    return state if facts.is_open or state == "stopped" else "finished"
 
 
 @lru_cache(maxsize=1)
