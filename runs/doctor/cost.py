@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evomerge.evaluators import EvaluateConfig
-from evomerge.evaluators.types import SPLITS
+from evomerge.evaluators import Split
 from evomerge.runs.doctor.probe import Speed
 from evomerge.runs.doctor.tasks import answers
 from evomerge.search.config import SearchConfig
@@ -17,13 +16,14 @@ if TYPE_CHECKING:
     from evomerge.engine.arena import Arena
     from evomerge.evaluators.requests import PreparedTask
 
-RACED = 0.36
-"""Share of the documents of `search` that candidates take where they race: of 500 recorded ones."""
+RACED = 0.32
+"""Share of the documents of `search` after which a candidate that is no new best is stopped, on average. With the new
+bests, 500 recorded candidates in series of 80 to 240 took .36."""
 
 OVERHEAD = 1.05
 """Scoring over its forward passes: softmax, filters, metrics."""
 
-PER_DOCUMENT = 0.0005
+PER_DOCUMENT = 0.0002
 """Seconds beside the passes that a document takes."""
 
 ROWS = 64
@@ -66,6 +66,7 @@ class Work(NamedTuple):
         read: tokens in forward passes; what all documents begin with, and what a document's rows share, counts once.
         written: tokens generated.
         longest: steps of a batch's generation; 0: nothing is generated.
+        asked: positions in these passes whose next token counts.
         answer: tokens of a right answer.
     """
 
@@ -73,6 +74,7 @@ class Work(NamedTuple):
     read: float
     written: float
     longest: float
+    asked: float
     answer: float
 
 
@@ -126,28 +128,43 @@ def work_of(prepared: PreparedTask, tokenizer: Any) -> Work:
         most = int(requests[0][0].args[1].get("max_gen_toks") or 256)
         longest = min(RAMBLE * max(right), most) if right else most
         written = min(mean(right), most) if right else most
-        return Work(1, mean(contexts), written, longest, mean(right or [most]))
+        return Work(1, mean(contexts), written, longest, 1 + written, mean(right or [most]))
     if kind == ROLLING:
-        return Work(1, mean(contexts), 0, 0, 0)
+        return Work(1, mean(contexts), 0, 0, mean(contexts), 0)
     endings = [[_tokens(tokenizer, str(request.args[1])) for request in own] for own in requests]
     read = [context + sum(own) for context, own in zip(contexts, endings, strict=True)]
-    return Work(mean(len(own) for own in requests), mean(read), 0, 0, mean(right or [1]))
+    asked = mean(sum(own) for own in endings)
+    return Work(mean(len(own) for own in requests), mean(read), 0, 0, asked, mean(right or [1]))
 
 
 ROLLING = "loglikelihood_rolling"
 
 
+Chunk = tuple[str, int]
+"""A task, and how many of its documents are scored together."""
+
+
+def planned_seconds(plan: Sequence[Chunk], work: Mapping[str, Work], speed: Speed, share: float, rows: int) -> float:
+    """Seconds of scoring the first `share` of a plan's documents; tasks that are not in `work` take none."""
+    left = share * sum(size for _, size in plan)
+    total = 0.0
+    for task, size in plan:
+        part = min(max(left / size, 0.0), 1.0)
+        left -= size
+        if task in work:
+            total += part * scoring_seconds(work[task], size, speed, rows=rows)
+    return total
+
+
 def scoring_seconds(work: Work, documents: int, speed: Speed, *, rows: int = ROWS) -> float:
-    """Seconds of scoring so many documents of a task, in chunks of `rows`.
+    """Seconds of scoring so many documents of a task together, at most `rows` in a pass.
 
     Multiple choice takes one pass over prompts and one over answers, a generation one over prompts and one a step.
     """
-    if documents <= 0:
-        return 0.0
     chunks = math.ceil(documents / rows)
     passes = chunks * (2 if work.rows > 1 else 1) + chunks * work.longest
     tokens = documents * (work.read + work.written)
-    return OVERHEAD * speed.seconds(passes, tokens) + PER_DOCUMENT * documents
+    return OVERHEAD * speed.seconds(passes, tokens, documents * work.asked) + PER_DOCUMENT * documents
 
 
 def merge_seconds(arenas: Sequence[Arena], methods: Sequence[str], rate: float) -> float:
@@ -168,7 +185,7 @@ def statistics_seconds(arenas: Sequence[Arena], methods: Sequence[str]) -> float
 
 def estimated(
     config: SearchConfig,
-    counts: Mapping[str, Mapping[str, int]],
+    plan: Mapping[Split, Sequence[Chunk]],
     work: Mapping[str, Work],
     speed: Speed,
     merge: float,
@@ -180,7 +197,7 @@ def estimated(
 
     Args:
         config: of the search.
-        counts: by split the documents of each task.
+        plan: by split the chunks in which documents are scored, in their order.
         work: by task.
         speed: of forward passes.
         merge: seconds of one merge.
@@ -191,18 +208,18 @@ def estimated(
     workers = config.runtime.workers
     slower = workers / min(workers, gpus) if gpus else float(workers)
     rows = ROWS if config.evaluate.batch_size == "auto" else config.evaluate.batch_size
-    of_split = {
-        split: sum(scoring_seconds(each, counts[split].get(task, 0), speed, rows=rows) for task, each in work.items())
-        for split in SPLITS
-    }
-    trials, share = config.search.trials, share_scored(config.evaluate)
+    of_split = {split: planned_seconds(chunks, work, speed, 1.0, rows) for split, chunks in plan.items()}
+    trials, stopped_at = config.search.trials, 1.0 if config.evaluate.race is None else RACED
+    stopped = planned_seconds(plan["search"], work, speed, stopped_at, rows)
+    bests = new_bests(trials)
+    search = sum(size for task, size in plan["search"] if task in work)
     compared = 4 + len(config.models.experts)  # winner, base, average, best sweep, and each expert
-    gradient = _gradient_seconds(config, counts["search"], work, speed)
+    gradient = _gradient_seconds(config, search, work, speed)
     return Estimates(
         workers,
-        documents=round(trials * share * sum(counts["search"].get(task, 0) for task in work)),
+        documents=round((bests + (trials - bests) * stopped_at) * search),
         merge=slower * trials * merge,
-        score=slower * trials * share * of_split["search"],
+        score=slower * (bests * of_split["search"] + (trials - bests) * stopped),
         sampler=trials * PROPOSAL.get(sampler, 0.005) + gradient,
         gradient=gradient,
         final=slower * min(config.search.finalists, trials) * (of_split["select"] + merge)
@@ -212,19 +229,19 @@ def estimated(
     )
 
 
-def share_scored(config: EvaluateConfig) -> float:
-    """The share of the documents of `search` that an average candidate takes."""
-    return RACED if config.race is not None else 1.0
+def new_bests(trials: int) -> float:
+    """How many candidates are the best so far, and scored in full: of exchangeable ones 1 + 1/2 + ... + 1/trials."""
+    return sum(1 / number for number in range(1, trials + 1))
 
 
-def _gradient_seconds(config: SearchConfig, search: Mapping[str, int], work: Mapping[str, Work], speed: Speed) -> float:
+def _gradient_seconds(config: SearchConfig, search: int, work: Mapping[str, Work], speed: Speed) -> float:
     """Of forward and backward passes over prompts with their right answers; at most, since it may end before."""
     if "gradient" not in config.search.warm_start or not work:
         return 0.0
-    learned = STEPS * BATCH * BACKWARD + LOOKS * HELD * sum(search.get(task, 0) for task in work)
+    learned = STEPS * BATCH * BACKWARD + LOOKS * HELD * search
     tokens = mean(each.read + each.answer for each in work.values())
     passes = (STEPS * BACKWARD + LOOKS) * len(work)
-    return OVERHEAD * speed.seconds(passes, learned * tokens)
+    return OVERHEAD * speed.seconds(passes, learned * tokens, learned * mean(each.answer for each in work.values()))
 
 
 def scoring_bytes(work: Mapping[str, Work], config: Any, itemsize: int, *, rows: int = ROWS) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from evomerge.evaluators.types import SPLITS
+from evomerge.evaluators.types import SPLITS, Split
 from evomerge.runs.doctor.cost import (
     LATER,
+    Chunk,
     Estimates,
     Work,
     estimated,
@@ -18,6 +19,7 @@ from evomerge.runs.doctor.cost import (
 from evomerge.runs.doctor.findings import LeftOut
 from evomerge.runs.doctor.probe import copy_rate, forward_speed
 from evomerge.runs.doctor.subject import Subject
+from evomerge.runs.doctor.tasks import Tasks
 
 
 class Outlook(NamedTuple):
@@ -65,7 +67,7 @@ def outlook(subject: Subject) -> Outlook:
     sampler, _ = choose_sampler(config.search.sampler, subject.space, config.search.trials, objectives)
     found = estimated(
         config,
-        {split: tasks.counts(split) for split in SPLITS},
+        {split: _plan(tasks, split) for split in SPLITS},
         work,
         speed,
         merge_seconds(subject.arenas, methods, copy_rate(subject.device)),
@@ -80,3 +82,8 @@ def outlook(subject: Subject) -> Outlook:
     workers = subject.workers_here
     host = plan.host + workers * (LATER + (0 if on_gpu else scoring))
     return Outlook(found, host, plan.device + (scoring if on_gpu else 0), missing)
+
+
+def _plan(tasks: Tasks, split: Split) -> list[Chunk]:
+    chunks = [chunk for evaluator in tasks.evaluators for chunk in evaluator.chunks(split)]
+    return [(chunk[0].task, len(chunk)) for chunk in chunks]

@@ -36,22 +36,18 @@ SHARE = 0.5
 
 
 class Line(NamedTuple):
-    """Seconds of one thing done on n tokens: fixed + per_token * n."""
+    """Seconds of one thing done on n tokens or positions: fixed + each * n."""
 
     fixed: float
-    per_token: float
-
-    def __call__(self, tokens: float) -> float:
-        """Of so many tokens."""
-        return self.fixed + self.per_token * tokens
+    each: float
 
 
 class Speed(NamedTuple):
     """How fast forward passes are.
 
     Attributes:
-        layer: one layer.
-        rest: everything else: embeddings, the last norm, the head at one position a row.
+        layer: one layer, by tokens.
+        rest: everything else, by the positions whose next token is asked for: most of it is the head.
         num_layers: of the model.
     """
 
@@ -59,10 +55,10 @@ class Speed(NamedTuple):
     rest: Line
     num_layers: int
 
-    def seconds(self, passes: float, tokens: float) -> float:
-        """Of so many passes over so many tokens in all."""
+    def seconds(self, passes: float, tokens: float, positions: float) -> float:
+        """Of so many passes over so many tokens in all, with logits at so many positions."""
         fixed = self.num_layers * self.layer.fixed + self.rest.fixed
-        return passes * fixed + tokens * (self.num_layers * self.layer.per_token + self.rest.per_token)
+        return passes * fixed + tokens * self.num_layers * self.layer.each + positions * self.rest.each
 
 
 def copy_rate(device: torch.device) -> float:
@@ -92,14 +88,14 @@ def forward_speed(
         model = _cut(config, dtype, trust_remote_code=trust_remote_code)
         _fill(model, dtype, device)
         few = _timed(model, FEW, device)
-        slow = (few[0] * LAYERS + few[1]) * MANY / FEW
+        slow = few[0] * LAYERS * MANY / FEW + few[1] * MANY / ROW
         many = max(ROW, int(MANY * min(1.0, PATIENCE / slow)) // ROW * ROW)
         large = _timed(model, many, device)
     except LeftOut:
         raise
     except Exception as error:  # whatever an unusual architecture does
         raise LeftOut(f"no forward pass of two layers could be timed: {type(error).__name__}: {error}") from None
-    layer, rest = (_line(FEW, few[part], many, large[part]) for part in (0, 1))
+    layer, rest = _line(FEW, few[0], many, large[0]), _line(1, few[1], many // ROW, large[1])
     return Speed(layer, rest, num_layers)
 
 
@@ -142,19 +138,18 @@ def _fill(model: Any, dtype: torch.dtype, device: torch.device) -> None:
 def _timed(model: Any, tokens: int, device: torch.device) -> tuple[float, float]:
     """Seconds of one layer and of everything else, in a pass over `tokens`, the fastest of some."""
     from evomerge.engine.layers import find_layers
+    from evomerge.evaluators.forward import Forward
 
     name, _ = find_layers(model)
     layers = list(model.get_submodule(name))
     length = min(tokens, ROW)
     ids = (torch.arange(tokens, device=device) % 50).view(-1, length)
+    forward, mask = Forward(model), torch.ones_like(ids)
     best = [float("inf"), float("inf")]
     for _ in range(REPEATS):
         with _clocks(layers, device) as spent:
             start = _now(device)
-            try:
-                model(input_ids=ids, use_cache=False, logits_to_keep=1)
-            except TypeError:  # a model that gives all logits
-                model(input_ids=ids, use_cache=False)
+            forward(ids, mask)
             total = _now(device) - start
         best = [min(best[0], *spent), min(best[1], total - sum(spent))]
     return best[0], max(best[1], 0.0)
@@ -193,5 +188,5 @@ def _fastest(do: Callable[[], object], device: torch.device) -> float:
 
 def _line(few: int, fast: float, many: int, slow: float) -> Line:
     """Through both measurements, neither coefficient below 0."""
-    per_token = max((slow - fast) / (many - few), 0.0)
-    return Line(max(fast - few * per_token, 0.0), per_token)
+    each = max((slow - fast) / (many - few), 0.0) if many > few else fast / few
+    return Line(max(fast - few * each, 0.0), each)

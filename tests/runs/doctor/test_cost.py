@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from evomerge.runs.doctor.cost import (
     Work,
     estimated,
     merge_seconds,
+    new_bests,
+    planned_seconds,
     scoring_seconds,
     statistics_seconds,
     work_of,
@@ -21,18 +24,17 @@ from evomerge.runs.doctor.probe import Line, Speed, copy_rate, forward_speed
 from tests.runs.doctor.conftest import Written, configured, levels, look, subject
 
 SPEED = Speed(Line(0.001, 0.0001), Line(0.002, 0.0002), 10)
-WORK = Work(1, 20, 5, 8, 5)
-COUNTS = {"search": {"a": 100}, "select": {"a": 50}, "report": {"a": 200}}
+WORK = Work(1, 20, 5, 8, 6, 5)
+PLAN = {"search": [("a", 8), ("a", 32), ("a", 60)], "select": [("a", 50)], "report": [("a", 64)] * 3}
 CPU = torch.device("cpu")
 
 
 def test_a_pass_costs_its_layers_and_its_tokens() -> None:
-    assert SPEED.seconds(3, 100) == pytest.approx(3 * (10 * 0.001 + 0.002) + 100 * (10 * 0.0001 + 0.0002))
+    assert SPEED.seconds(3, 100, 7) == pytest.approx(3 * (10 * 0.001 + 0.002) + 100 * 10 * 0.0001 + 7 * 0.0002)
 
 
 def test_scoring_grows_with_documents_tokens_and_steps() -> None:
     some = scoring_seconds(WORK, 100, SPEED)
-    assert scoring_seconds(WORK, 0, SPEED) == 0
     assert scoring_seconds(WORK, 128, SPEED) > some
     assert scoring_seconds(WORK._replace(read=40), 100, SPEED) > some
     assert scoring_seconds(WORK._replace(longest=16), 100, SPEED) > some
@@ -40,25 +42,43 @@ def test_scoring_grows_with_documents_tokens_and_steps() -> None:
 
 
 def test_what_races_takes_a_share_of_the_documents() -> None:
-    def of(*settings: str) -> float:
-        found = estimated(configured("search.trials=50", *settings), COUNTS, {"a": WORK}, SPEED, 0.1, 2.0, "gp")
-        assert found.documents == round(50 * 100 * (RACED if "evaluate.racing=false" not in settings else 1))
-        return found.score
+    def of(*settings: str) -> tuple[float, float]:
+        found = estimated(configured("search.trials=50", *settings), PLAN, {"a": WORK}, SPEED, 0.1, 2.0, "gp")
+        return found.documents, found.score
 
-    assert of() == pytest.approx(RACED * of("evaluate.racing=false"))
+    assert RACED < of()[0] / of("evaluate.racing=false")[0] < 0.4
+    assert RACED < of()[1] / of("evaluate.racing=false")[1] < 0.5  # small chunks come first, and are dear
+    assert of("evaluate.racing=false")[0] == 50 * 100
+
+
+def test_new_bests_are_scored_in_full() -> None:
+    assert new_bests(1) == 1
+    rng = np.random.default_rng(0)
+    drawn = np.maximum.accumulate(rng.normal(size=(4000, 40)), axis=1)
+    assert new_bests(40) == pytest.approx((np.diff(drawn, axis=1) > 0).sum(axis=1).mean() + 1, abs=0.1)
+
+
+def test_a_share_of_a_plan_is_its_first_chunks() -> None:
+    def of(share: float) -> float:
+        return planned_seconds(PLAN["search"], {"a": WORK}, SPEED, share, 64)
+
+    assert of(0.08) == pytest.approx(scoring_seconds(WORK, 8, SPEED))
+    assert of(0.24) == pytest.approx(scoring_seconds(WORK, 8, SPEED) + scoring_seconds(WORK, 32, SPEED) / 2)
+    assert of(1.0) == pytest.approx(sum(scoring_seconds(WORK, size, SPEED) for size in (8, 32, 60)))
+    assert planned_seconds([("b", 10)], {"a": WORK}, SPEED, 1.0, 64) == 0
 
 
 def test_totals_are_sums_and_grow_with_trials() -> None:
     def of(trials: int, *settings: str) -> dict[str, float]:
         config = configured(f"search.trials={trials}", *settings)
-        found = estimated(config, COUNTS, {"a": WORK}, SPEED, 0.1, 2.0, "gp").as_data()["seconds"]
+        found = estimated(config, PLAN, {"a": WORK}, SPEED, 0.1, 2.0, "gp").as_data()["seconds"]
         assert found["total"] == pytest.approx(found["merge"] + found["score"] + found["sampler"], abs=0.01)
         assert found["wall"] == pytest.approx(found["total"] + found["final"] + found["once"], abs=0.01)
         return found
 
     one, two = of(20), of(40)
     assert two["merge"] == pytest.approx(2 * one["merge"])
-    assert two["score"] == pytest.approx(2 * one["score"], rel=1e-3)
+    assert one["score"] < two["score"] < 2 * one["score"]  # the more trials, the fewer of them are new bests
     assert one["final"] == two["final"]
     start = "search.warm_start=[uniform, gradient]"
     assert of(20, start)["gradient"] > 0
@@ -68,7 +88,7 @@ def test_totals_are_sums_and_grow_with_trials() -> None:
 def test_workers_share_the_cores_or_have_a_gpu_each() -> None:
     def of(workers: int, gpus: int) -> dict[str, float]:
         config = configured("search.trials=40", f"runtime.workers={workers}", "search.sampler=cmaes")
-        return estimated(config, COUNTS, {"a": WORK}, SPEED, 0.1, 2.0, "cmaes", gpus).as_data()["seconds"]
+        return estimated(config, PLAN, {"a": WORK}, SPEED, 0.1, 2.0, "cmaes", gpus).as_data()["seconds"]
 
     one = of(1, 0)
     assert of(1, 4) == one
@@ -113,7 +133,7 @@ def test_two_layers_are_timed_and_stand_for_all() -> None:
     config = at.alignment.config
     speed = forward_speed(config, torch.bfloat16, CPU)
     assert speed.num_layers == 4
-    assert speed.seconds(1, 512) > speed.seconds(1, 16) > 0
+    assert speed.seconds(1, 512, 16) > speed.seconds(1, 16, 1) > 0
     assert config.num_hidden_layers == 4  # the configuration is left as it was
     assert copy_rate(CPU) > 1e8
 
