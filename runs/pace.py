@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ def pace_of(trials: Sequence[FrozenTrial]) -> Pace | None:
     """
     ended = [trial for trial in trials if trial.state.is_finished() and trial.datetime_complete is not None]
     latest = sorted(ended, key=_end)[-LATEST:]
-    gaps = [_end(after) - _end(before) for before, after in zip(latest, latest[1:], strict=False)]
+    gaps = [_end(after) - _end(before) for before, after in pairwise(latest)]
     if not gaps:
         return None
     longest = PAUSE * max(median(gaps), 0.1)

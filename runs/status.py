@@ -55,9 +55,9 @@ def status(run: Run) -> dict[str, Any]:
         {documents, of, error} where candidates are scored on some documents for all. Before the search has
         ended, best has the standard error of its objective, `stderr`, where it was scored in full; then what objective
         to expect on new documents, `expected`, on which `shrinkage` says more (see `search.comparison.compare`).
-        `stopped`: why `search.stop` ended the search. `rate`: candidates a minute and documents a second over the latest
-        trials. `left`: how long the trials to come take at that rate, 0 once the search has ended; the comparison after
-        them is not in it. None: not known, or nobody works on the run.
+        `stopped`: why `search.stop` ended the search. `rate`: candidates a minute and documents a second over the
+        latest trials. `left`: how long the trials to come take at that rate, without the comparison after them; 0 once
+        the search has ended. None: not known, or nobody works on the run.
     """
     trials = run.study.get_trials(deepcopy=False)
     counts = _counts(trials)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import pytest
 
 from evomerge.engine.recipe import Group, Recipe
 from evomerge.runs.report.answer import verdict
+from evomerge.runs.report.blocks import Table
+from evomerge.runs.report.facts import read_facts
 from evomerge.runs.report.heatmap import grid
 from evomerge.runs.report.importance import means_of
 from evomerge.runs.report.page import page, write_report
+from evomerge.runs.report.tradeoffs import niches
 from evomerge.runs.run import Run, open_run
 from evomerge.search.curriculum import STAGE
 from evomerge.search.examples import read_examples
@@ -194,6 +198,31 @@ def test_a_front_is_drawn_for_two_tasks_and_for_three(tmp_path: Path) -> None:
         else:
             assert len(drawn) == len(members)
         assert "3 candidates that no other one beats" in text_of(html)
+
+
+def test_another_search_is_compared_with_what_it_had(tmp_path: Path) -> None:
+    run = Made(tmp_path).run()
+    result = run.result
+    assert result is not None
+    row = {**result["baselines"]["uniform"], "trials": 71, "documents": 5385, "feasible": False}
+    run.study.set_user_attr(RESULT, {**result, "baselines": {**result["baselines"], "random search": row}})
+    assert "random search (71 trials, 5,385 documents) (breaks a constraint)" in text_of(page(run))
+
+
+def test_niches_are_listed_with_what_each_alone_solves(tmp_path: Path) -> None:
+    facts = read_facts(Made(tmp_path, trials=3).run())
+    member = {
+        "number": 2,
+        "fitness": 0.125,
+        "objective": 0.5,
+        "tasks": {"zoo_math": 0.75, "zoo_code": 0.25},
+        "leads": {"zoo_math": 9, "zoo_code": 0},
+    }
+    section = niches(replace(facts, told={**facts.told, "niches": [member]}))
+    assert section is not None
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert list(table.rows[0]) == ["2", "0.125", "0.500", "0.750 (9)", "0.250 (0)"]
+    assert niches(facts) is None
 
 
 def test_stages_and_kinds_of_trials_are_told_apart(tmp_path: Path) -> None:
