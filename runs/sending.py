@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,12 @@ class Sending(Listener):
         self._tell = tell
         self._patience = patience
         self._sent = SentTrials(tracked.folder / f".{name}.sent", tracked.id)
-        self._offered = self._sent.numbers()
+        self._offered: set[int] = set()
         self._messages: SimpleQueue[Message | None] = SimpleQueue()
         self._trouble = ""
         self._has_told = False
+        with self._guarded():
+            self._offered = self._sent.numbers()
         self._thread = threading.Thread(target=self._work, args=(open_it, tracked), name=f"tracker {name}", daemon=True)
         self._thread.start()
 
@@ -75,10 +78,11 @@ class Sending(Listener):
     def result(self, result: dict[str, Any]) -> None:
         """Send the answer."""
         self._offer()
-        values, texts = answer(result), {"folder": str(self._run.folder.resolve())}
-        if (report := self._run.folder / "report.html").is_file():
-            texts["report"] = str(report.resolve())
-        self._messages.put(lambda tracker: tracker.conclude(values, texts))
+        with self._guarded():
+            values, texts = answer(result), {"folder": str(self._run.folder.resolve())}
+            if (report := self._run.folder / "report.html").is_file():
+                texts["report"] = str(report.resolve())
+            self._messages.put(lambda tracker: tracker.conclude(values, texts))
 
     def close(self, why: str) -> None:
         """Send what is left, wait for that, and let go."""
@@ -94,11 +98,11 @@ class Sending(Listener):
         self._say_trouble()
         if self._trouble:
             return
-        try:
-            tasks, trials = study_tasks(self._run.study), complete_trials(self._run.study)
-        except Exception as error:  # of the database: the search says so itself where it matters
-            self._drop(f"{type(error).__name__}: {error}")
-            return
+        with self._guarded():
+            self._offer_new()
+
+    def _offer_new(self) -> None:
+        tasks, trials = study_tasks(self._run.study), complete_trials(self._run.study)
         best = best_so_far(trials, tasks)
         for trial in trials:
             if trial.number not in self._offered:
@@ -122,11 +126,17 @@ class Sending(Listener):
             )
 
     def _work(self, open_it: Callable[[Tracked], Tracker], tracked: Tracked) -> None:
-        try:
+        with self._guarded():
             opened = open_it(tracked)
             while (message := self._messages.get()) is not None:
                 message(opened)
-        except Exception as error:  # of a library or a server: no reason to stop a search
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Whatever a library, a server, a file or the database does here is no reason to stop a search."""
+        try:
+            yield
+        except Exception as error:
             self._drop(f"{type(error).__name__}: {error}")
 
     def _drop(self, reason: str) -> None:
@@ -150,17 +160,18 @@ class SentTrials:
 
     def numbers(self) -> set[int]:
         """Of the trials that have been sent for this study."""
-        if not self._path.is_file():
-            return set()
-        first, *rest = self._path.read_text(encoding="ascii", errors="replace").splitlines() or [""]
+        first, *rest = self._lines() or [""]
         return {int(line) for line in rest if line.isdigit()} if first == self._study else set()
 
     def add(self, number: int) -> None:
-        """Another trial has been sent."""
-        if not self._path.is_file():
+        """Another trial has been sent. What the file has of another study goes."""
+        if self._lines()[:1] != [self._study]:
             self._path.write_text(f"{self._study}\n", encoding="ascii")
         with self._path.open("a", encoding="ascii") as file:
             file.write(f"{number}\n")
+
+    def _lines(self) -> list[str]:
+        return self._path.read_text(encoding="ascii", errors="replace").splitlines() if self._path.is_file() else []
 
 
 def numbers(trial: FrozenTrial, tasks: Sequence[TaskMetric]) -> dict[str, float]:
