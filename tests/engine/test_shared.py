@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.engine import Merger, mapped, sharing
 from evomerge.engine.commons import common_plan
+from evomerge.engine.export import tensors_digest
 from evomerge.engine.memory import Crowd, plan_memory
 from evomerge.engine.method import METHODS
 from evomerge.engine.recipe import ModelRef
@@ -325,3 +327,61 @@ def test_shared_memory_that_cannot_be_pinned_is_used_as_it_is(cudart, caplog, mo
     assert "shared memory cannot be pinned, and copies to the GPU are slower: operation not supported" in caplog.text
     assert "more" not in caplog.text
     assert forgotten
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", ["linear", "ties", "della", "slerp"])
+def test_a_gpu_streams_from_shared_memory(zoo_bfloat16, tmp_path, monkeypatch, caplog, method):
+    monkeypatch.setattr("evomerge.engine.memory._free_on_device", lambda arenas: 2 * arenas[0].numel * len(arenas))
+    refs = zoo_bfloat16[: 1 + (METHODS.get(method).max_experts or 3)]
+    one = recipe(refs, method, "bfloat16")
+    cpu = Merger(refs[0], refs[1:], "bfloat16", "cpu")
+    cpu.apply(one)
+    for _ in range(2):
+        merger = Merger(refs[0], refs[1:], "bfloat16", "cuda", shared=tmp_path, workers=2)
+        assert "host" in merger.memory.tiers
+        merger.apply(one)
+        for name, tensor in cpu.model.state_dict().items():
+            torch.testing.assert_close(merger.model.state_dict()[name].cpu(), tensor)
+        held = [buffer for buffer in merger._store._buffers.values() if buffer.device.type == "cpu"]
+        assert all(buffer.is_pinned() for buffer in held) or "cannot be pinned" in caplog.text
+    del merger, held
+    torch.cuda.synchronize()
+
+
+@pytest.mark.exhaustive
+def test_processes_killed_at_any_moment_leave_the_others_right(zoo_bfloat16, tmp_path, memory):
+    """Forty times four processes, of which two are killed while they read, count or merge."""
+    refs, random = zoo_bfloat16[::-1], np.random.default_rng(0)
+    one = recipe(refs, "della", "bfloat16", density=0.4)
+    alone = Merger(refs[0], refs[1:], "bfloat16", "cpu")
+    alone.apply(one)
+    want = tensors_digest(alone.model.state_dict())
+    before = set(memory.iterdir())
+    killed_early = 0
+    for _ in range(40):
+        results = _FORK.SimpleQueue()
+
+        def work(survives: bool, results: Any = results) -> None:
+            torch.set_num_threads(1)
+            merger = Merger(refs[0], refs[1:], "bfloat16", "cpu", shared=tmp_path / "shared", workers=4)
+            merger.apply(one)
+            if survives:  # who is killed might hold the queue's lock
+                results.put(tensors_digest(merger.model.state_dict()))
+
+        processes = [_FORK.Process(target=work, args=(i >= 2,), daemon=True) for i in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes[:2]:
+            process.join(float(random.uniform(0.0, 0.6)))
+            killed_early += process.exitcode is None
+            process.kill()
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes[2:]] == [0, 0]
+        found = [results.get() for _ in range(2)]
+        assert found == [want] * 2
+        sharing.sweep(tmp_path / "shared")
+        assert set(memory.iterdir()) == before
+    assert killed_early > 40
