@@ -21,6 +21,7 @@ from evomerge.search.problem import build_problem
 from evomerge.search.rounds import current_round, is_over
 from evomerge.search.session import work
 from evomerge.search.study import RESULT, open_study
+from evomerge.search.trust import require_trusted
 
 
 def join(
@@ -44,7 +45,7 @@ def join(
         device: in place of the configuration's, where any GPU will do.
         memory_limit: of this host.
         paths: `OLD=NEW`: models and task files below the folder OLD of the configuration lie below NEW here.
-        trusted: code and files that a configuration from a database alone may run and read.
+        trusted: code and files, as they are called here, that a configuration from a database alone may run and read.
 
     Returns:
         {study, documents: scored by this worker, winner: {number, objective}}; both of the winner are those of the
@@ -57,20 +58,23 @@ def join(
     """
     from evomerge.runs.launch import stop_on_signals
 
+    places = Places(paths)
     if run is not None:
         opened = open_run(run)
         config, database, name = opened.config, opened.storage, opened.study.study_name
     else:
         assert storage is not None
         assert study is not None
-        config, database, name = *join_study(storage, study, trusted), study
+        config, database = join_study(storage, study, None)
+        name = study
+        require_trusted(places.config(config) if places else config, trusted, f"study {name}")
     runtime = config.runtime
     given = {"device": device or _elsewhere(runtime.device), "memory_limit": memory_limit}
     config = config.model_copy(update={"runtime": runtime.model_copy(update=given)})
     counted = _Count()
     with stop_on_signals() as stop:
         listeners = Listeners([listener, counted])
-        result = enter(config, database, listeners, stop, places=Places(paths), tells_of_models=False)
+        result = enter(config, database, listeners, stop, places=places, tells_of_models=False)
     winner = {key: result["winner"][key] for key in ("number", "objective")}
     return {"study": name, "documents": counted.scored, "winner": winner}
 

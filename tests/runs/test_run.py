@@ -18,7 +18,7 @@ from evomerge.engine.export import weights_digest
 from evomerge.engine.materialize import merge
 from evomerge.runs.run import open_run
 from evomerge.search.recipes import read_recipe
-from tests.runs.conftest import CONFIG, SMALL, Command, start_process
+from tests.runs.conftest import CONFIG, EXAMPLE, SMALL, Command, start_process
 
 
 def history(folder: Path) -> list[tuple[int, dict[str, Any], float | None, str]]:
@@ -152,7 +152,12 @@ def test_resume_goes_on_to_more_trials(finished: Path, tmp_path: Path, evomerge:
 def test_a_study_is_joined_from_its_database_alone(finished: Path, tmp_path: Path, evomerge: Command) -> None:
     folder = tmp_path / "joined"
     url = f"sqlite:///{finished / 'study.db'}"
-    said = evomerge("resume", "--storage", url, "--study", "quickstart", "--out", folder, "--json")
+    resume = ["resume", "--storage", url, "--study", "quickstart", "--out", folder, "--json"]
+    said = evomerge(*resume)
+    assert said.code == 2
+    assert f"--trust {EXAMPLE / 'tasks'}" in said.error
+    assert not folder.exists()
+    said = evomerge(*resume, "--trust", EXAMPLE / "tasks")
     assert said.code == 0
     assert json.loads(said.out)["comparison"] == open_run(finished).result
     assert evomerge("resume", "--storage", url, "--study", "quickstrat", "--out", tmp_path / "x").code == 2

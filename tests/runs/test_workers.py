@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -204,6 +205,16 @@ class TestPlacing:
             launcher._room(RuntimeConfig(workers=2, launcher="ray"), "sqlite")
 
 
+def test_ray_that_is_not_installed_is_told_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evomerge: Command
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = evomerge("run", CONFIG, "--out", tmp_path / "run", "--set", "runtime.launcher=ray")
+    assert said.code == 2
+    assert "pip install 'evomerge[ray]'" in said.error
+    assert list(tmp_path.iterdir()) == []
+
+
 class FakeRay:
     def __init__(self, resources: list[dict[str, int]]) -> None:
         self._nodes = [{"Alive": True, "Resources": each} for each in resources] + [{"Alive": False, "Resources": {}}]
@@ -336,10 +347,14 @@ class TestJoining:
     def test_a_study_from_a_database_alone_reads_nothing_that_is_not_named(
         self, launched: tuple[Path, Path], tmp_path: Path
     ) -> None:
-        folder, _ = launched
+        folder, here = launched
         url = f"sqlite:///{folder / 'study.db'}"
-        with pytest.raises(InputError, match="--trust"):
+        with pytest.raises(InputError, match=f"--trust {tmp_path}/there/tasks"):
             join(None, url, "quickstart", Listener())
+        moved = [f"{tmp_path / 'there'}={here}"]
+        with pytest.raises(InputError, match=f"--trust {here}/tasks"):
+            join(None, url, "quickstart", Listener(), paths=moved, trusted=[f"{tmp_path}/there/tasks"])
+        assert join(None, url, "quickstart", Listener(), paths=moved, trusted=[str(here)])["study"] == "quickstart"
 
     def test_a_study_that_nobody_launched_is_refused(self, tmp_path: Path) -> None:
         create_run(toy_config(), tmp_path / "run", ToyEvaluator().tasks)
