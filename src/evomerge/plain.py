@@ -28,7 +28,7 @@ MAX_YAML_BYTES = 10_000_000
 MAX_DEPTH = 100
 """The deepest nesting that is read."""
 
-MAX_NODES = 1_000_000
+MAX_NODES = 100_000
 """The most values of a YAML file, those of aliases counted wherever they stand."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -17,7 +17,7 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "aws-correct-horse-battery",
 }
 SMALL = [
-    *("--set", "evaluate.limit=30", "--set", "search.trials=4", "--set", "search.finalists=1", "--device", "cpu"),
+    *("--set", "evaluate.limit=30", "--set", "search.trials=2", "--set", "search.finalists=1", "--device", "cpu"),
     *("--set", "search.sampler=random", "--set", "search.warm_start=[uniform]"),
 ]
 

@@ -42,7 +42,7 @@ PROCESSES = 2
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_malformed_inputs_are_refused_in_one_line(name: str) -> None:
     prepare(name)
-    outcome = fuzz(name, READERS[name], 0, 40 if name in SLOW else 120)
+    outcome = fuzz(name, READERS[name], 0, 25 if name in SLOW else 80)
     assert outcome.crashes == []
     assert outcome.errors.total() > outcome.inputs // 5, "hardly anything was malformed"
     assert outcome.accepted, "nothing was so little spoiled that it could be read"

@@ -10,7 +10,7 @@ from sqlalchemy.engine import make_url
 from evomerge.errors import InputError
 from evomerge.secrets import hide, public_url, require_no_secrets, secret_keys
 
-SAFE = st.text("abcXYZ019%_-.!$*+", min_size=1, max_size=20)
+SAFE = st.text("abcXYZ019%_-.!$+", min_size=1, max_size=20)
 TOKEN = "hf_" + "aB3" * 9
 
 
