@@ -20,7 +20,7 @@ from evomerge.search.settings import resolve
 from evomerge.search.slices import shape_of_names
 from tests.engine.oracles import mergekit_merge, values_in
 from tests.engine.test_conformance import tensors
-from tests.engine.tiny import engine_merge, family, llama
+from tests.engine.tiny import engine_merge, family, llama, tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -59,6 +59,20 @@ def test_mergekit_makes_the_same_weights(method: str, kind: str, zoo: list[Model
     assert isinstance(found, dict), found
     assert found["ulp"] <= ROUNDING
     assert found["reads_back"]
+
+
+@pytest.mark.parametrize("rows", ["as many as tokens", "more"])
+def test_an_experts_tokenizer(rows: str, tmp_path: Path) -> None:
+    zoo = family(tmp_path / "zoo", llama(tie_word_embeddings=False, vocab_size=64 if rows != "more" else 72))
+    tokenizer(["<new>"]).save_pretrained(zoo[2].model)
+    recipe = dict(recipes("ties", zoo, "float32", 3))["uniform"].model_copy(update={"tokenizer": "lang"})
+    found = round_trip(recipe, tmp_path)
+    if rows == "more":
+        assert found == "rows of the embedding without a token, which it cuts off"
+    else:
+        assert isinstance(found, dict)
+        assert found["ulp"] <= ROUNDING
+        assert found["reads_back"]
 
 
 def export_of(method: str, groups: list[dict[str, Any]], experts: int = 2, **more: Any) -> Export:
