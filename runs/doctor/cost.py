@@ -45,8 +45,11 @@ STATISTICS = 5e-9
 ONCE = ("task_arithmetic", "linear", "dare_linear", "passthrough")
 """Methods that need no statistics."""
 
-PROPOSAL = {"auto": 0.15, "gp": 0.15, "tpe": 0.02}
-"""Seconds of a proposal; of other samplers some milliseconds."""
+PROPOSAL = {"auto": 0.2, "gp": 0.2, "tpe": 0.02}
+"""Seconds of a proposal; of other samplers some milliseconds, of warm starts none."""
+
+COMPILING = 3.0
+"""Seconds of compiling a kernel, where candidates are large enough; 1 s where an earlier run has left it on disk."""
 
 LATER = 280_000_000
 """Bytes of libraries and kernels that a search loads after its memory plan, measured."""
@@ -176,6 +179,14 @@ def merge_seconds(arenas: Sequence[Arena], methods: Sequence[str], rate: float) 
     return moved / (share * rate) + PER_GROUP * sum(len(arena.segments) for arena in arenas)
 
 
+def compiling_seconds(arenas: Sequence[Arena], methods: Sequence[str], trials: int) -> float:
+    """Seconds of compiling the methods' kernels, if these have so much to do that it pays."""
+    from evomerge.engine.compiled import WORTH_COMPILING
+
+    worth = trials / len(methods) * sum(arena.numel for arena in arenas) > WORTH_COMPILING
+    return COMPILING * len(methods) if worth else 0.0
+
+
 def statistics_seconds(arenas: Sequence[Arena], methods: Sequence[str]) -> float:
     """Seconds of the statistics that the methods need, once."""
     needing = sum(method not in ONCE for method in methods)
@@ -192,6 +203,7 @@ def estimated(
     once: float,
     sampler: str,
     gpus: int = 0,
+    compiling: float = 0.0,
 ) -> Estimates:
     """What the search will take.
 
@@ -204,6 +216,7 @@ def estimated(
         once: seconds of statistics.
         sampler: its name.
         gpus: that workers have; 0: they share the cores, and each is slower the more there are.
+        compiling: seconds of compiling kernels.
     """
     workers = config.runtime.workers
     slower = workers / min(workers, gpus) if gpus else float(workers)
@@ -218,9 +231,9 @@ def estimated(
     return Estimates(
         workers,
         documents=round((bests + (trials - bests) * stopped_at) * search),
-        merge=slower * trials * merge,
+        merge=slower * trials * merge + compiling,
         score=slower * (bests * of_split["search"] + (trials - bests) * stopped),
-        sampler=trials * PROPOSAL.get(sampler, 0.005) + gradient,
+        sampler=max(trials - _warm(config), 0) * PROPOSAL.get(sampler, 0.005) + gradient,
         gradient=gradient,
         final=slower * min(config.search.finalists, trials) * (of_split["select"] + merge)
         + slower * compared * (of_split["report"] + merge),
@@ -232,6 +245,14 @@ def estimated(
 def new_bests(trials: int) -> float:
     """How many candidates are the best so far, and scored in full: of exchangeable ones 1 + 1/2 + ... + 1/trials."""
     return sum(1 / number for number in range(1, trials + 1))
+
+
+def _warm(config: SearchConfig) -> int:
+    """How many trials are warm starts, about."""
+    from evomerge.search.warm_starts import SWEEP_STEPS
+
+    counts = {"experts": len(config.models.experts), "sweep": SWEEP_STEPS}
+    return sum(counts.get(start, 1) for start in config.search.warm_start) * len(config.merge.method)
 
 
 def _gradient_seconds(config: SearchConfig, search: int, work: Mapping[str, Work], speed: Speed) -> float:

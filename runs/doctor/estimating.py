@@ -10,6 +10,7 @@ from evomerge.runs.doctor.cost import (
     Chunk,
     Estimates,
     Work,
+    compiling_seconds,
     estimated,
     merge_seconds,
     scoring_bytes,
@@ -74,6 +75,7 @@ def outlook(subject: Subject) -> Outlook:
         statistics_seconds(subject.arenas, methods),
         sampler,
         subject.gpus,
+        compiling_seconds(subject.arenas, methods, config.search.trials),
     )
     scoring = scoring_bytes(work, subject.alignment.config.get_text_config(decoder=True), dtype.itemsize)
     on_gpu = subject.device.type == "cuda"

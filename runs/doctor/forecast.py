@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import EvomergeError
@@ -48,25 +48,6 @@ def remember(run: Run, problem: Problem) -> None:
 def remember_actual(run: Run) -> None:
     """Keep what a run took, after its search has ended. Never raises."""
     _keep(run, ACTUAL, lambda: _actual(run))
-
-
-def compared(forecast: Mapping[str, Any], actual: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The factor by which each forecast was missed: what it took over what was expected.
-
-    Args:
-        forecast: as a study keeps it.
-        actual: likewise.
-        seconds: of the trials, as a run's status has them.
-
-    Returns:
-        {merge, score, sampler, total, wall, host, device}, each null where either is nothing.
-    """
-    took = {**seconds, **actual.get("seconds", {}), **actual.get("memory", {})}
-    expected = {**forecast["seconds"], **forecast["memory"]}
-    names = ("merge", "score", "sampler", "total", "wall", "host", "device")
-    return {
-        name: round(took[name] / expected[name], 3) if took.get(name) and expected.get(name) else None for name in names
-    }
 
 
 def _subject(run: Run, problem: Problem) -> Subject:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import InputError
 from evomerge.evaluators.types import SPLITS
 from evomerge.runs.doctor.check import check
+from evomerge.runs.doctor.duplicates import normal
 from evomerge.runs.doctor.fewshot import examples_of
 from evomerge.runs.doctor.findings import Finding, LeftOut, error, ok, skipped, warning
 from evomerge.runs.doctor.subject import Subject
-from evomerge.runs.doctor.tasks import answers
+from evomerge.runs.doctor.tasks import answers, question
 
 if TYPE_CHECKING:
     from evomerge.evaluators.requests import PreparedTask
@@ -22,6 +23,9 @@ LOOKED_AT = 256
 
 MOSTLY = 0.9
 """Share of one answer from which on a constant guess beats most models."""
+
+SOME = 0.02
+"""Share of copies that is not worth a warning."""
 
 ROOM = 8
 """Times the longest reference answer, beyond which max_gen_toks only lets bad candidates ramble."""
@@ -50,6 +54,25 @@ def right_answers(subject: Subject) -> Iterator[Finding]:
         finding = _answers(name, prepared)
         if finding is not None:
             yield finding
+
+
+@check("duplicates", 73)
+def duplicates(subject: Subject) -> Iterator[Finding]:
+    """Whether documents of a task are there several times in the same split."""
+    for name, prepared in _seen(subject).items():
+        seen: Counter[tuple[str, ...]] = Counter()
+        for document in prepared.documents:
+            first = prepared.requests[document.key][0]
+            text = question(prepared.task, first.doc, str(first.args[0]))
+            seen[(document.split, normal(text), *(answers(prepared.task, first.doc) or ()))] += 1
+        again = sum(times - 1 for times in seen.values())
+        if again > SOME * len(prepared.documents):
+            yield warning(
+                f"{name}: {again:,} of {len(prepared.documents):,} documents are there before in the same split",
+                "leave copies out: they count as if they were independent, and intervals come out too narrow",
+            )
+        else:
+            yield ok(f"{name}: {again:,} of {len(prepared.documents):,} documents are copies in the same split")
 
 
 @check("examples", 74)

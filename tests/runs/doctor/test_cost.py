@@ -11,6 +11,7 @@ from evomerge.runs.doctor.checks.estimates import duration
 from evomerge.runs.doctor.cost import (
     RACED,
     Work,
+    compiling_seconds,
     estimated,
     merge_seconds,
     new_bests,
@@ -80,6 +81,7 @@ def test_totals_are_sums_and_grow_with_trials() -> None:
     assert two["merge"] == pytest.approx(2 * one["merge"])
     assert one["score"] < two["score"] < 2 * one["score"]  # the more trials, the fewer of them are new bests
     assert one["final"] == two["final"]
+    assert of(3)["sampler"] == 0  # all of them are warm starts
     start = "search.warm_start=[uniform, gradient]"
     assert of(20, start)["gradient"] > 0
     assert of(20, start)["sampler"] > one["sampler"]
@@ -105,6 +107,8 @@ def test_merges_are_bytes_over_a_share_of_a_copys_rate() -> None:
     linear, ties = (merge_seconds(arenas, [method], 1e9) for method in ("linear", "ties"))
     assert linear == pytest.approx(1_024_000 * 10 / (0.95 * 1e9), rel=0.05)
     assert ties > linear
+    assert compiling_seconds(arenas, ["ties"], 100) == 0
+    assert compiling_seconds(arenas, ["ties"], 200) > 0
     assert statistics_seconds(arenas, ["linear"]) == 0
     assert statistics_seconds(arenas, ["ties", "della"]) == 2 * statistics_seconds(arenas, ["ties"]) > 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.runs.doctor import forecast
-from evomerge.runs.doctor.forecast import ACTUAL, CONFLICT, FORECAST, LEAKS, compared, remember, remember_actual
+from evomerge.runs.doctor.forecast import ACTUAL, CONFLICT, FORECAST, LEAKS, remember, remember_actual
 from evomerge.runs.run import Run, create_run, open_run
 from evomerge.search.problem import Problem, build_problem
 from tests.runs.doctor.conftest import configured
@@ -69,14 +69,3 @@ def test_a_database_that_is_away_loses_no_run(run: Run, problem: Problem, monkey
     monkeypatch.setattr(run.events, "note", fail)
     remember(run, problem)
     remember_actual(run)
-
-
-def test_a_forecast_is_compared_with_what_happened() -> None:
-    kept = {
-        "seconds": {"merge": 2.0, "score": 10.0, "sampler": 0.0, "total": 12.0},
-        "memory": {"host": 100, "device": 0},
-    }
-    took = {"memory": {"host": 150, "device": 0}, "seconds": {"wall": 30.0}}
-    assert compared(kept, took, {"merge": 1.0, "score": 20.0, "sampler": 1.0, "total": 22.0}) == {
-        "merge": 0.5, "score": 2.0, "sampler": None, "total": 1.833, "wall": None, "host": 1.5, "device": None,
-    }  # fmt: skip

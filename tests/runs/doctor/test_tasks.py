@@ -71,6 +71,15 @@ def test_answers_that_do_not_tell_models_apart_are_warned_of(written: Written, a
     assert text in found.text
 
 
+def test_copies_in_one_split_are_counted(written: Written) -> None:
+    copies = [dict(SUMS[place % 20]) for place in range(60)]  # copies of one content fall into one split
+    (found,) = look("duplicates", subject(written("sums", copies), _task("sums")))
+    assert found.level == "warning"
+    assert found.text.startswith("sums: 40 of 60")
+    (found,) = look("duplicates", subject(written("sums", SUMS), _task("sums")))
+    assert found.level == "ok"
+
+
 def test_answers_longer_than_may_be_generated_are_warned_of_and_so_is_too_much_room(written: Written) -> None:
     settings = {"until": ["."], "do_sample": False}
     short = written("short", SUMS, generation_kwargs={**settings, "max_gen_toks": 1})
