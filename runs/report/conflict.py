@@ -75,7 +75,7 @@ def _map(pairs: Sequence[Mapping[str, Any]], layers: Sequence[str], key: str, ca
             xaxis={"type": "category", "nticks": 12},
             yaxis={"type": "category", "ticksuffix": " "},
         ),
-        Table(["pair", "mean", "least layer"], rows, f"{key} over layers."),
+        Table(["pair", "mean", "least layer"], rows, f"{key.capitalize()} over layers."),
     )
 
 
