@@ -39,8 +39,10 @@ def test_thresholds_are_exact_for_every_k(kind, size):
     torch.manual_seed(0)
     magnitudes = KINDS[kind](size)
     found = table(magnitudes)
+    again = MagnitudeTable(lambda: iter(magnitudes.split(7_000)), size, counted=found.arrays)
     for k in sorted({1, 2, size // 3, size // 2, size - 1, size} & set(range(1, size + 1))):
         assert tuple(found.threshold(k)) == expected(magnitudes, k)
+        assert again.threshold(k) == found.threshold(k)
 
 
 @settings(max_examples=20, deadline=None)
@@ -67,8 +69,11 @@ def test_numbers_of_either_sign_are_ranked_exactly(kind, size, many):
     }[kind]
     found = RankTable(lambda: iter(numbers.split(7_000)), size, many=many)
     assert found.positive == int((numbers > 0).sum())
+    again = RankTable(lambda: iter(numbers.split(7_000)), size, many=many, counted=found.arrays)
+    assert (again.positive, again.finite) == (found.positive, found.finite)
     for k in sorted({1, size // 3 + 1, size // 2 + 1, size}):
         assert tuple(found.threshold(k)) == expected(numbers, k)
+        assert again.threshold(k) == found.threshold(k)
 
 
 def kept(delta: torch.Tensor, density: float) -> torch.Tensor:
