@@ -7,6 +7,7 @@ import errno
 import faulthandler
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -100,6 +101,7 @@ def test_files_are_for_their_user_alone_and_cannot_be_written_through_the_mappin
 
     def write() -> None:
         faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         ctypes.memset(held.contents.ctypes.data, 1, 1)
 
     process = start(write)
