@@ -104,13 +104,12 @@ def test_three_workers(
                 break
             victims = range(3) if generator.random() < 0.2 else [int(generator.integers(3))]
             for place in victims:
-                if lives[place].is_alive:
-                    lives[place].kill()
-                    assert lives[place].end() == -9
+                lives[place].kill()
+                if lives[place].end() == -9:
                     deaths[f"{lives[place].phase} of {'the leader' if place == 0 else 'a worker'}"] += 1
             before = grown(folder, before)
             lives = [
-                life if life.end(0) in (None, 0) else Life(warm, folder, lead if place == 0 else join)
+                Life(warm, folder, lead if place == 0 else join) if life.end(0) == -9 else life
                 for place, life in enumerate(lives)
             ]
         assert [life.end() for life in lives] == [0, 0, 0], lives[0].said
