@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -11,6 +12,7 @@ from sqlalchemy import Engine
 from evomerge.errors import EvomergeError, InputError
 from evomerge.search.claims import Claims
 from evomerge.search.comparison import compare
+from evomerge.search.constraints import Bounds
 from evomerge.search.contest import random_search
 from evomerge.search.errands import Errands
 from evomerge.search.examples import keep_examples
@@ -142,7 +144,7 @@ class _Session:
         )
         loop.run(found.trials, timeout)
 
-    def _bounds(self) -> Any:
+    def _bounds(self) -> Bounds:
         """The constraints; the models that they refer to are scored by one worker for all."""
         if not self._problem.config.evaluate.constraints:
             return resolve_bounds(self._problem, self._scorer, "search")
@@ -198,7 +200,7 @@ class _Session:
     def _new_scorer(self) -> Scorer:
         return Scorer(self._problem, self._ledger, self._listener, self._stop, self._errands)
 
-    def _lease(self, name: str, check: Any) -> Lease:
+    def _lease(self, name: str, check: Callable[[], None]) -> Lease:
         return Lease(self._ledger.engine, self._study.study_name, name, self._workers, check, self._stale)
 
 
