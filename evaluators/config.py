@@ -94,9 +94,15 @@ class TaskSpec(Frozen):
     def relative_to(self, folder: Path) -> TaskSpec:
         """The same entry with its files made absolute from `folder`."""
         files = {key: getattr(self, key) for key in ("perplexity", "kl_from_base", "documents")}
-        return self.model_copy(
-            update={key: (folder / path.expanduser()).resolve() for key, path in files.items() if path is not None}
-        )
+        return self.model_copy(update={key: _placed(path, folder) for key, path in files.items() if path is not None})
+
+
+def _placed(path: Path, folder: Path) -> Path:
+    """A path made absolute; as it is where it cannot be: nobody's home, or links in circles. Who opens it says so."""
+    try:
+        return (folder / path.expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError):
+        return path
 
 
 def _default_name(value: dict[str, Any]) -> str:
@@ -279,7 +285,7 @@ class EvaluateConfig(Frozen):
 
     def relative_to(self, folder: Path) -> EvaluateConfig:
         """The same configuration with all paths made absolute from `folder`."""
-        paths = tuple((folder / path.expanduser()).resolve() for path in self.include_paths)
+        paths = tuple(_placed(path, folder) for path in self.include_paths)
         update: Any = None if not paths else paths[0] if len(paths) == 1 else paths
         tasks = tuple(spec.relative_to(folder) for spec in self.tasks)
         constraints = tuple(constraint.relative_to(folder) for constraint in self.constraints)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from evomerge.evaluators.objective import objective
 from evomerge.evaluators.types import titles
 from evomerge.search.config import SearchConfig
 from evomerge.search.recipes import is_recipe, read_recipe
+from evomerge.search.trust import require_trusted_recipe
 from evomerge.sizes import parse_size
 
 SplitChoice = Literal["search", "select", "report", "all"]
@@ -59,12 +60,27 @@ def evaluate(model: Any, tokenizer: Any, config: EvaluateConfig, split: SplitCho
 
 
 def evaluate_source(
-    source: str, config: SearchConfig, split: str, tell: Callable[[str], None] = lambda line: None
+    source: str,
+    config: SearchConfig,
+    split: str,
+    tell: Callable[[str], None] = lambda line: None,
+    trusted: Collection[str] = (),
 ) -> dict[str, Any]:
     """Score a model folder, a hub id or a recipe file in the precision of the configuration's candidates.
 
+    Args:
+        source: the folder, id or file.
+        config: how it is scored.
+        split: "search", "select", "report" or "all".
+        tell: told of the rules applied to the models and of the memory plan.
+        trusted: models whose own code may run where a recipe wants it, beside those that the configuration trusts.
+
     Returns:
         {model, split, objective, tasks: {task: {metric, value, stderr, n}}}; `stderr` is None with one document.
+
+    Raises:
+        InputError: there is no such split, model or recipe, a task does not load, or a recipe wants to run the code of
+            a model that nobody has named.
     """
     if split not in _CHOICES:
         raise unknown_name("the split", split, _CHOICES)
@@ -72,6 +88,8 @@ def evaluate_source(
     limit = None if limit is None else parse_size(limit)
     if is_recipe(source):
         recipe = read_recipe(Path(source))
+        models = (config.models.base, *config.models.experts)
+        require_trusted_recipe(recipe, [*trusted, *(ref.model for ref in models if ref.trust_remote_code)], source)
         merger = merger_of(recipe, device, memory_limit=limit, tell=tell)
         merger.apply(recipe)
         model, tokenizer = merger.model, merger.tokenizer

@@ -20,6 +20,10 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model's folder, a hub id, or a recipe.")],
     config: Annotated[Path, typer.Option(help="The search's YAML file.")],
     split: Annotated[str, typer.Option(help="search, select, report or all.")] = "all",
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Run the code that comes with this model of a recipe; may be repeated."),
+    ] = None,
     device: Device = None,
     memory_limit: MemoryLimit = None,
     settings: Settings = None,
@@ -31,7 +35,7 @@ def evaluate(
 
     given = {"runtime.device": device, "runtime.memory_limit": memory_limit}
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
-    told = evaluate_source(model, load_config(config, [*(settings or []), *flags]), split, tell)
+    told = evaluate_source(model, load_config(config, [*(settings or []), *flags]), split, tell, trust or ())
     if as_json:
         print_json(told)
     else:

@@ -13,11 +13,11 @@ from evomerge.errors import InputError
 HIDDEN = "***"
 """What stands in a text where a credential stood."""
 
-_WEB = re.compile(r"(?P<scheme>\b(?:https?|git|ssh)://)[^\s/@'\"]+@")
-_PASSWORD = re.compile(r"(?P<user>\b[A-Za-z][\w+.-]*://[^\s:/@]*):[^\s'\"]*@(?P<host>[^\s@]*)")
+_WEB = re.compile(r"(?P<scheme>\b(?:https?|git|ssh)://)[^\s/@'\"]{1,4000}@")
+_PASSWORD = re.compile(r"(?P<user>\b[A-Za-z][\w+.-]{0,40}://[^\s:/@]{0,200}):[^\s'\"]{0,4000}@")
 _SETTING = re.compile(
-    r"(?P<name>(?:\b|%3B|%26)(?:\w*password|passwd|pwd|(?:(?:access|api|auth|hf|refresh)_?)?token|api_?key|\w*secret)"
-    r"|(?<=[?&])sig(?:nature)?)(?P<is>=|%3D)[^\s&;'\"]+",
+    r"(?P<name>(?:\b|%3B|%26)(?:\w{0,40}password|passwd|pwd|(?:(?:access|api|auth|hf|refresh)_?)?token|api_?key"
+    r"|\w{0,40}secret)|(?<=[?&])sig(?:nature)?)(?P<is>=|%3D)[^\s&;'\"]+",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|sk-|xox[bp]-)[A-Za-z0-9_-]{16,}")
@@ -35,7 +35,7 @@ def hide(text: str) -> str:
     for value in _held():
         text = text.replace(value, HIDDEN)
     text = _WEB.sub(rf"\g<scheme>{HIDDEN}@", text)
-    text = _PASSWORD.sub(rf"\g<user>:{HIDDEN}@\g<host>", text)
+    text = _PASSWORD.sub(rf"\g<user>:{HIDDEN}@", text)
     text = _SETTING.sub(rf"\g<name>\g<is>{HIDDEN}", text)
     return _TOKEN.sub(HIDDEN, text)
 

@@ -86,3 +86,9 @@ def test_a_configuration_holds_none() -> None:
         require_no_secrets(tree, "x.yaml", besides="runtime.storage")
     assert TOKEN not in str(caught.value)
     require_no_secrets({"runtime": tree["runtime"]}, "x.yaml", besides="runtime.storage")
+
+
+@pytest.mark.parametrize("piece", ["a-", "a://b:", "https://", "password", "?sig", "hf_", "%3B", "token=", "x@"])
+def test_long_texts_do_not_take_for_ever(piece: str) -> None:
+    assert hide(piece * 20_000).startswith(piece[:1])
+    assert public_url(piece * 20_000)

@@ -76,3 +76,13 @@ def test_recipes_of_a_study_merge_its_own_models() -> None:
     for changed in (ModelRef(model="/zoo/evil", name="math"), ModelRef(model="/zoo/math", trust_remote_code=True)):
         with pytest.raises(InputError, match="trial 3 must merge the models of its run"):
             require_own_models(recipe.model_copy(update={"experts": (changed,)}), own, "trial 3")
+
+
+def test_a_recipe_that_is_scored_does_not_either(tmp_path: Path) -> None:
+    from evomerge.runs.evaluation import evaluate_source
+
+    (tmp_path / "recipe.yaml").write_text(
+        "base: {model: a/b, trust_remote_code: true}\nexperts: [c/d]\nmethod: linear\n"
+    )
+    with pytest.raises(InputError, match="add --trust a/b"):
+        evaluate_source(str(tmp_path / "recipe.yaml"), config(), "all")
