@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,11 +123,9 @@ def test_a_database_that_stays_away_ends_the_search_in_one_line_and_resume_goes_
     postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
 ) -> None:
     url = through(network, postgres_database)
-    begun = time.monotonic()
     with pytest.raises(EvomergeError, match=r"must answer, but it does not answer for .* resume goes on") as stopped:
         search(tmp_path, url, seconds=1.0, before=at_chunk(6, network.cut))
     assert "\n" not in str(stopped.value)
-    assert time.monotonic() - begun < 20
     network.mend()
     check_whole(search(tmp_path, url, stale=0.5), undisturbed)  # this process lives: it has to be missed
 
