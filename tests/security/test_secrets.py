@@ -90,5 +90,5 @@ def test_a_configuration_holds_none() -> None:
 
 @pytest.mark.parametrize("piece", ["a-", "a://b:", "https://", "password", "?sig", "hf_", "%3B", "token=", "x@"])
 def test_long_texts_do_not_take_for_ever(piece: str) -> None:
-    assert hide(piece * 20_000).startswith(piece[:1])
-    assert public_url(piece * 20_000)
+    assert len(hide(piece * 20_000)) <= len(piece) * 20_000 + 20_000
+    assert len(public_url(piece * 20_000)) <= len(piece) * 20_000
