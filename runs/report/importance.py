@@ -27,6 +27,7 @@ from evomerge.search.surrogate import Surrogate
 
 AT_LEAST = 12  # trials
 AT_MOST = 300  # of them that the surrogate is fitted to: half the best, half spread over the others
+CHARACTERS = 20e6  # of the recipes that are read for it: fewer trials where recipes are long
 STEP = 0.1  # of the range that the candidates cover
 SHOWN = 30  # numbers in the chart
 MODELLED = 60  # numbers that the surrogate knows; of more those that vary most
@@ -107,11 +108,13 @@ def effects(facts: Facts) -> list[Effect] | None:
 
 def _chosen(facts: Facts, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The best, and others evenly over the search."""
-    if len(trials) <= AT_MOST:
+    longest = max((len(trial.user_attrs[RECIPE]) for trial in trials), default=1)
+    most = min(AT_MOST, max(2 * AT_LEAST, int(CHARACTERS / longest)))
+    if len(trials) <= most:
         return list(trials)
     ranked = sorted(trials, key=lambda trial: (-trial_objective(trial, facts.tasks), trial.number))
-    best, others = ranked[: AT_MOST // 2], sorted(ranked[AT_MOST // 2 :], key=lambda trial: trial.number)
-    places = np.linspace(0, len(others) - 1, AT_MOST - len(best)).round().astype(int)
+    best, others = ranked[: most // 2], sorted(ranked[most // 2 :], key=lambda trial: trial.number)
+    places = np.linspace(0, len(others) - 1, most - len(best)).round().astype(int)
     chosen = {trial.number: trial for trial in [*best, *(others[place] for place in places)]}
     assert facts.best is not None
     return list({**chosen, facts.best.number: facts.best}.values())

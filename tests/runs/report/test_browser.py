@@ -170,8 +170,7 @@ def test_a_hundred_experts_in_eighty_layers_fit(tmp_path: Path, opened: Open) ->
     page = seen.page
     page.locator("#coefficients-0").scroll_into_view_if_needed()
     page.wait_for_function("() => document.querySelector('#coefficients-0 .main-svg')")
-    assert (
-        page.evaluate("document.getElementById('coefficients-0').data[0].z.map(row => row.length)") == [81] * 100
-    )  # and what lies outside of layers
+    sizes = page.evaluate("document.getElementById('coefficients-0').data[0].z.map(row => row.length)")
+    assert sizes == [81] * 100  # the layers, and what lies outside of them
     assert not seen.is_overflowing()
     assert seen.said == []

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pytest
 from optuna.trial import create_trial
 
 from evomerge.engine.recipe import Group, Recipe
+from evomerge.runs.report import importance
 from evomerge.runs.report.facts import read_facts
-from evomerge.runs.report.importance import AT_LEAST, effects
+from evomerge.runs.report.importance import AT_LEAST, _chosen, effects
 from evomerge.runs.run import Run
 from evomerge.search.storage import open_storage, sqlite_url
 from evomerge.search.study import RECIPE
@@ -66,3 +68,21 @@ def test_what_never_varies_has_no_effect(tmp_path: Path) -> None:
         same = {**trial.user_attrs, RECIPE: trials[0].user_attrs[RECIPE]}
         fixed.add_trial(create_trial(value=trial.value, user_attrs=same))
     assert effects(read_facts(Run(tmp_path, run.config, fixed, run.storage))) == []
+
+
+def test_of_long_searches_and_long_recipes_a_part_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = read_facts(searched(tmp_path, 120, strong=1.0, weak=0.1))
+    whole = [trial.number for trial in _chosen(facts, facts.scored)]
+    assert whole == [trial.number for trial in facts.scored]
+    longest = max(len(trial.user_attrs[RECIPE]) for trial in facts.scored)
+    monkeypatch.setattr(importance, "CHARACTERS", 60 * longest)
+    part = [trial.number for trial in _chosen(facts, facts.scored)]
+    assert len(part) in (60, 61)
+    assert len(set(part)) == len(part)
+    assert facts.best is not None
+    assert facts.best.number in part
+    best = sorted(facts.scored, key=lambda trial: -(trial.value or 0.0))[:30]
+    assert {trial.number for trial in best} <= set(part)
+    found = effects(facts)
+    assert found is not None
+    assert max(found, key=lambda effect: effect.size).key == ("weight", "strong")
