@@ -382,7 +382,7 @@ def test_workers_of_several_hosts_meet_in_postgresql_and_no_password_stays(
     folder = tmp_path / "run"
     password = postgres_database.partition("://")[2].partition(":")[2].partition("@")[0]
     first = start_process("run", CONFIG, "--out", folder, *SMALL, "--trials", 80, "--storage", postgres_database)
-    wait_until(lambda: bool(events(folder, "trial")))
+    wait_until(lambda: bool(events(folder, "begin")))
     trust = ["--trust", str(EXAMPLE / "tasks")]
     joined = start_process("worker", "--storage", postgres_database, "--study", "quickstart", "--json", *trust)
     for process in (first, joined):
