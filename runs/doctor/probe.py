@@ -85,18 +85,26 @@ def forward_speed(
     """
     num_layers = int(config.get_text_config(decoder=True).num_hidden_layers)
     try:
-        model = _cut(config, dtype, trust_remote_code=trust_remote_code)
-        _fill(model, dtype, device)
-        few = _timed(model, FEW, device)
-        slow = few[0] * LAYERS * MANY / FEW + few[1] * MANY / ROW
-        many = max(ROW, int(MANY * min(1.0, PATIENCE / slow)) // ROW * ROW)
-        large = _timed(model, many, device)
+        layer, rest = _measured(
+            _filled(_cut(config, dtype, trust_remote_code=trust_remote_code), dtype, device), device
+        )
     except LeftOut:
         raise
     except Exception as error:  # whatever an unusual architecture does
         raise LeftOut(f"no forward pass of two layers could be timed: {type(error).__name__}: {error}") from None
-    layer, rest = _line(FEW, few[0], many, large[0]), _line(1, few[1], many // ROW, large[1])
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the candidate and its scoring want the room
     return Speed(layer, rest, num_layers)
+
+
+def _measured(model: Any, device: torch.device) -> tuple[Line, Line]:
+    """The lines of a layer and of the rest."""
+    few = _timed(model, FEW, device)
+    slow = few[0] * LAYERS * MANY / FEW + few[1] * MANY / ROW
+    many = max(ROW, int(MANY * min(1.0, PATIENCE / slow)) // ROW * ROW)
+    large = _timed(model, many, device)
+    return _line(FEW, few[0], many, large[0]), _line(1, few[1], many // ROW, large[1])
 
 
 def _cut(config: PretrainedConfig, dtype: torch.dtype, *, trust_remote_code: bool) -> Any:
@@ -118,8 +126,8 @@ def _cut(config: PretrainedConfig, dtype: torch.dtype, *, trust_remote_code: boo
     return model.eval().requires_grad_(False)
 
 
-def _fill(model: Any, dtype: torch.dtype, device: torch.device) -> None:
-    """Give the parameters memory and small numbers. Raises LeftOut where there is too little memory."""
+def _filled(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """The model, its parameters with memory and small numbers. Raises LeftOut where there is too little memory."""
     from evomerge.engine.memory import available
 
     need = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
@@ -132,7 +140,7 @@ def _fill(model: Any, dtype: torch.dtype, device: torch.device) -> None:
             if held is not None:
                 data = block.repeat(-(-held.numel() // block.numel()))[: held.numel()].view(held.shape)
                 module._parameters[name] = torch.nn.Parameter(data, requires_grad=False)
-    model.to(device)
+    return model.to(device)
 
 
 def _timed(model: Any, tokens: int, device: torch.device) -> tuple[float, float]:

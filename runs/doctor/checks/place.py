@@ -130,7 +130,7 @@ def _answers(url: str, name: str) -> Finding:
     from sqlalchemy import create_engine, inspect, text
     from sqlalchemy.exc import SQLAlchemyError
 
-    from evomerge.search.storage import public_url
+    from evomerge.secrets import hide, public_url
 
     shown = public_url(url)
     file = url.partition("///")[2].partition("?")[0] if url.startswith("sqlite") else ""
@@ -146,7 +146,7 @@ def _answers(url: str, name: str) -> Finding:
         finally:
             engine.dispose()
     except (SQLAlchemyError, ImportError, ValueError) as trouble:
-        reason = " ".join(str(trouble).split())[:200]
+        reason = hide(" ".join(str(trouble).split()))[:200]
         return error(f"the storage must be a database that can be opened, but {shown}: {reason}")
     if taken:
         return warning(f"{shown} has a study {name!r}", "resume it (--storage, --study), or rename the search")
