@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import mmap
+import re
 import struct
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from evomerge.engine.code import MOST
 from evomerge.errors import InputError
 
 MAGIC = b"GGUF"
@@ -27,7 +29,10 @@ MAX_NESTING = 4
 ALIGNMENT = "general.alignment"
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value by its type
+_WHOLE = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}  # types of whole numbers
 _UINT32, _STRING, _ARRAY = 4, 8, 9
+COUNTS = re.compile(r"block_count$|layer|expert_(used_)?count$")
+"""Settings that say how many modules a model has; transformers builds them before it looks for their weights."""
 
 
 class GgufTensor(NamedTuple):
@@ -76,20 +81,26 @@ class _Header:
             raise self._wrong(
                 f"must have at most {MAX_ENTRIES} tensors and settings, but claims {tensors} and {settings}"
             )
-        self._unique([self._setting() for _ in range(settings)], "setting")
+        self._unique([self._setting(tensors) for _ in range(settings)], "setting")
         found = [self._tensor() for _ in range(tensors)]
         self._unique([tensor.name for tensor in found], "tensor")
         self._check_data(found)
 
-    def _setting(self) -> str:
+    def _setting(self, tensors: int) -> str:
+        """Pass over one setting of a file with so many tensors. Returns its key."""
         key = self._name()
         kind = self._number("I")
-        if key == ALIGNMENT and kind == _UINT32:
-            self._alignment = self._number("I")
-            if self._alignment < 8 or self._alignment & (self._alignment - 1):
-                raise self._wrong(f"must have an alignment that is a power of 2 from 8 on, but has {self._alignment}")
-        else:
+        if kind not in _WHOLE:
             self._skip(kind, 0)
+            return key
+        value = self._number(_WHOLE[kind])
+        most = tensors if key.endswith("block_count") else MOST
+        if COUNTS.search(key) and not 0 <= value <= most:
+            raise self._wrong(f"must have a {key} that fits its {tensors} tensors, but has {value}")
+        if key == ALIGNMENT and kind == _UINT32:
+            self._alignment = value
+            if value < 8 or value & (value - 1):
+                raise self._wrong(f"must have an alignment that is a power of 2 from 8 on, but has {value}")
         return key
 
     def _skip(self, kind: int, nesting: int) -> None:
