@@ -19,10 +19,13 @@ EXAMPLES = sorted(path.parent for path in (ROOT / "examples").glob("*/search.yam
 REAL = [folder for folder in EXAMPLES if folder.name != "quickstart"]
 SPLITS_OF_OTHERS = {"gsm8k_ja_rest"}  # MGSM is reported, and these documents are not in it
 
+KNOWN_WARNINGS = {"japanese-math": {"leaks"}, "safety": {"power"}, "quickstart": {"licences", "power"}}
+"""What the READMEs say as well: a test split of GSM8K, a dozen requests as a stub, models of our own without a licence."""
+
 PAIR = {"translation": {"de": "Guten Morgen.", "en": "Good morning."}}
 DOCUMENTS: dict[str, dict[str, Any]] = {
     "gsm8k_ja_rest": {"question": "りんごが2個と3個あります。合計は?", "answer": "2+3=5", "answer_number": 5.0},
-    "mbpp_reference": {"text": "Add two numbers.", "code": "add = sum", "test_list": ["assert add([1, 2]) == 3"]},
+    "python_reference": {"text": "Add two numbers.", "code": "add = sum", "test_list": ["assert add([1, 2]) == 3"]},
     "chat_reference": {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]},
     "newstest2015_de_en": PAIR,
     "newstest2015_en_de": PAIR,
@@ -40,7 +43,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 
 PROMPTS = {
     "gsm8k_ja_rest": ("りんごが2個と3個あります。合計は?\n\n### 応答\uff1a\n", "5"),
-    "mbpp_reference": ("assert add([1, 2]) == 3\n[BEGIN]\n", "add = sum\n[DONE]"),
+    "python_reference": ("assert add([1, 2]) == 3\n[BEGIN]\n", "add = sum\n[DONE]"),
     "chat_reference": ("USER: Hi ASSISTANT:", "Hello!"),
     "newstest2015_de_en": ("German: Guten Morgen.\nEnglish:", "Good morning."),
     "newstest2015_en_de": ("English: Good morning.\nGerman:", "Guten Morgen."),
@@ -61,7 +64,10 @@ def task_files() -> list[Path]:
 def test_doctor_finds_nothing_wrong(folder: Path, evomerge: Command) -> None:
     said = evomerge("doctor", folder / "search.yaml", "--offline", "--no-weights", "--json")
     assert said.code == 0, said.out + said.error
-    assert json.loads(said.out)
+    told = json.loads(said.out)
+    warned = {each["check"] for each in told["checks"] if each["level"] == "warning"}
+    assert told["ok"]
+    assert warned <= KNOWN_WARNINGS.get(folder.name, set())
 
 
 def load(path: Path, folder: Path) -> Any:
