@@ -20,7 +20,7 @@ REAL = [folder for folder in EXAMPLES if folder.name != "quickstart"]
 SPLITS_OF_OTHERS = {"gsm8k_ja_rest"}  # MGSM is reported, and these documents are not in it
 
 KNOWN_WARNINGS = {"japanese-math": {"leaks"}, "safety": {"power"}, "quickstart": {"licences", "power"}}
-"""What the READMEs say as well: a test split of GSM8K, a dozen requests as a stub, models of our own without a licence."""
+"""What the READMEs say as well: a test split of GSM8K, a dozen requests as a stub, models without a card."""
 
 PAIR = {"translation": {"de": "Guten Morgen.", "en": "Good morning."}}
 DOCUMENTS: dict[str, dict[str, Any]] = {
