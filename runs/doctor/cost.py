@@ -45,7 +45,7 @@ STATISTICS = 5e-9
 ONCE = ("task_arithmetic", "linear", "dare_linear", "passthrough")
 """Methods that need no statistics."""
 
-PROPOSAL = {"auto": 0.2, "gp": 0.2, "tpe": 0.02}
+PROPOSAL = {"auto": 0.2, "gp": 0.08, "tpe": 0.02}
 """Seconds of a proposal; of other samplers some milliseconds, of warm starts none."""
 
 COMPILING = 3.0
