@@ -27,6 +27,9 @@ MAX_NAME = 64 * 1024
 MAX_AXES = 4
 MAX_NESTING = 4
 ALIGNMENT = "general.alignment"
+ARCHITECTURE = "general.architecture"
+NEEDED = ("block_count", "embedding_length")
+"""What a file must say of its architecture."""
 
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value by its type
 _WHOLE = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 10: "Q", 11: "q"}  # types of whole numbers
@@ -69,6 +72,7 @@ class _Header:
         self._place = 0
         self._strings = 0
         self._alignment = 32
+        self._architecture = ""
 
     def check(self) -> None:
         if self._take(4) != MAGIC:
@@ -81,7 +85,9 @@ class _Header:
             raise self._wrong(
                 f"must have at most {MAX_ENTRIES} tensors and settings, but claims {tensors} and {settings}"
             )
-        self._unique([self._setting(tensors) for _ in range(settings)], "setting")
+        keys = [self._setting(tensors) for _ in range(settings)]
+        self._unique(keys, "setting")
+        self._require(keys)
         found = [self._tensor() for _ in range(tensors)]
         self._unique([tensor.name for tensor in found], "tensor")
         self._check_data(found)
@@ -90,6 +96,9 @@ class _Header:
         """Pass over one setting of a file with so many tensors. Returns its key."""
         key = self._name()
         kind = self._number("I")
+        if key == ARCHITECTURE and kind == _STRING:
+            self._architecture = self._text(MAX_NAME).decode("utf-8", "replace")
+            return key
         if kind not in _WHOLE:
             self._skip(kind, 0)
             return key
@@ -102,6 +111,12 @@ class _Header:
             if value < 8 or value & (value - 1):
                 raise self._wrong(f"must have an alignment that is a power of 2 from 8 on, but has {value}")
         return key
+
+    def _require(self, keys: list[str]) -> None:
+        """Without these transformers would take its own default: a model of many gigabytes."""
+        for name in NEEDED:
+            if f"{self._architecture}.{name}" not in keys:
+                raise self._wrong(f"must have the setting {self._architecture}.{name}, but lacks it")
 
     def _skip(self, kind: int, nesting: int) -> None:
         """Pass over a value."""

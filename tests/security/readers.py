@@ -156,6 +156,7 @@ def gguf_bytes() -> bytes:
         text("general.architecture") + struct.pack("<I", 8) + text("llama"),
         text("general.alignment") + struct.pack("<II", 4, 32),
         text("llama.block_count") + struct.pack("<II", 4, 2),
+        text("llama.embedding_length") + struct.pack("<II", 4, 32),
         text("llama.rope.freq_base") + struct.pack("<If", 6, 1e4),
         text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 3) + text("a") + text("b") + text("c"),
         text("tokenizer.ggml.scores") + struct.pack("<IIQ3f", 9, 6, 3, 0, 1, 2),
@@ -176,7 +177,7 @@ def gguf(rng: random.Random, home: Path) -> None:
 
     data = bytearray(GGUF)
     for _ in range(rng.choice((1, 1, 2, 4))):
-        at = rng.randrange(min(len(data), 600) - 8)
+        at = rng.randrange(min(len(data), 640) - 8)
         kind = rng.randrange(4)
         if kind == 0:
             data[at] ^= 1 << rng.randrange(8)

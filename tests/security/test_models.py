@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.engine import open_checkpoint
+from evomerge.engine.gguf_header import check_gguf
 from evomerge.engine.patterns import compiled
 from evomerge.engine.places import inside
 from evomerge.engine.recipe import ModelRef
 from evomerge.errors import InputError
 from tests.engine.tiny import llama, save
-from tests.security.readers import INDEX, sound, tensors
+from tests.security.readers import GGUF, INDEX, sound, tensors
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +209,25 @@ def test_patterns_that_could_take_for_ever(pattern: str) -> None:
 )
 def test_patterns_of_recipes_and_adapters(pattern: str) -> None:
     assert compiled(pattern).pattern == pattern
+
+
+TWO, MILLION = struct.pack("<II", 4, 2), struct.pack("<II", 4, 10**6)
+THREE, MANY = struct.pack("<IIQ", 9, 8, 3), struct.pack("<IIQ", 9, 8, 2**63)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b"block_count" + TWO, b"block_count" + MILLION, "block_count that fits its 3 tensors, but has 1000000"),
+        (b"embedding_length", b"embedding_lenght", r"must have the setting llama\.embedding_length, but lacks it"),
+        (b"tokens" + THREE, b"tokens" + MANY, "must have texts of at most 1000000 bytes here"),
+        (b"GGUF" + struct.pack("<I", 3), b"GGUF" + struct.pack(">I", 3), "must be GGUF of version 2 or 3"),
+    ],
+)
+def test_a_gguf_header_that_claims_too_much(tmp_path: Path, old: bytes, new: bytes, says: str) -> None:
+    (tmp_path / "a.gguf").write_bytes(GGUF)
+    check_gguf(tmp_path / "a.gguf")
+    assert GGUF.count(old) == 1
+    (tmp_path / "a.gguf").write_bytes(GGUF.replace(old, new))
+    with pytest.raises(InputError, match=says):
+        check_gguf(tmp_path / "a.gguf")
