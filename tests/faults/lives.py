@@ -181,7 +181,7 @@ class _Phases(Listener):
             phase.value = PHASES.index("end")
             write_best(run)
 
-        Run.write_best = write  # type: ignore[method-assign]
+        Run.write_best = write  # type: ignore[assignment]
 
     def stage(self, name: str, total: int, done: int) -> None:
         if name in PHASES:

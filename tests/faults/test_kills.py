@@ -45,17 +45,17 @@ def undisturbed(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Figures of a test, which are written down and shown when it has passed."""
+def report(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None], tmp_path: Path
+) -> Iterator[dict[str, Any]]:
+    """Figures of a test, which are written down and shown at the end of all tests."""
     found: dict[str, Any] = {"test": request.node.name}
     begun = time.monotonic()
     yield found
     found["seconds"] = round(time.monotonic() - begun, 1)
     text = json.dumps(found, sort_keys=True)
     (tmp_path / "report.json").write_text(text + "\n")
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\nfaults: {text}")
+    record_property("figures", text)
 
 
 MANY = [pytest.param(50, seed, marks=pytest.mark.exhaustive) for seed in range(1, 5)]
