@@ -116,6 +116,9 @@ class Recorded:
         rows = scores_of(self.tasks, self.search[recipe]).documents
         return Scores(tuple(DocumentScore(r.task, f"s{r.document}", r.metric, r.value) for r in rows))
 
+    def ahead(self, errands: Any) -> None:
+        """Nobody helps."""
+
     def climb(self, recipe: int, plan: Any, split: str, number: int) -> Any:
         """On `select`, rung by rung."""
         whole, seen = scores_of(self.tasks, self.select[recipe]), []
