@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN := outputs/quickstart
 
-.PHONY: help setup test lint types rooms unit exhaustive quickstart example clean
+.PHONY: help setup test lint types rooms unit exhaustive quickstart example docs schema clean
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,12 @@ quickstart: $(INSTALLED) ## search the embedded example, and export the best che
 
 example: $(INSTALLED) ## train the embedded example's models again
 	$(BIN)/python examples/quickstart/train.py
+
+docs: $(INSTALLED) ## build the documentation's site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+schema: $(INSTALLED) ## write the configuration's schema
+	$(BIN)/python -m evomerge.runs.schema
 
 clean: ## remove the environment, caches and outputs
 	rm -rf $(VENV) .cache outputs build dist src/*.egg-info .mypy_cache .ruff_cache .hypothesis
