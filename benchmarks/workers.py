@@ -1,8 +1,8 @@
 """Candidates a minute with one worker and with two, each with one thread: `benchmarks/workers.py [--case FOLDER]`.
 
 Both are the command line, `evomerge run --workers N`: one process that scores, or two and one that watches. Rounds
-alternate; the gradient, which is one worker's, is left out. From the events of each run two
-rates are taken: in the steady state, of trials told from the first to the last, and over the wall time of the whole
+alternate; the gradient, which is one worker's, is left out. Two rates are taken from
+each run: in the steady state, from the first trial's beginning to the last one's end, and over the wall time of the whole
 command, loading and comparison included. Prints a row a run, and one JSON object last.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.runs.events import read_events
+from evomerge.runs.run import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = (1, 2)
@@ -40,12 +40,14 @@ def measure(config: Path, folder: Path, workers: int, settings: Sequence[str]) -
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
     seconds = time.perf_counter() - began
-    times = [event["time"] for event in read_events(folder / "events.jsonl") if event["event"] == "trial"]
+    trials = [trial for trial in open_run(folder).study.get_trials(deepcopy=False) if trial.datetime_complete]
+    begun = min(trial.datetime_start for trial in trials if trial.datetime_start)
+    ended = max(trial.datetime_complete for trial in trials if trial.datetime_complete)
     return {
         "workers": workers,
-        "trials": len(times),
-        "steady": round(60 * (len(times) - 1) / (times[-1] - times[0]), 2),
-        "wall": round(60 * len(times) / seconds, 2),
+        "trials": len(trials),
+        "steady": round(60 * len(trials) / (ended - begun).total_seconds(), 2),
+        "wall": round(60 * len(trials) / seconds, 2),
     }
 
 
