@@ -18,9 +18,10 @@ from evomerge.engine.arena import Arena, Item, Kind, Segment, arrange, width_of
 from evomerge.engine.layout import Layout, Slot, file_views, layout_of
 from evomerge.engine.quiet import quiet
 from evomerge.engine.readings import DTYPES
+from evomerge.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
     from evomerge.engine.checkpoint import Checkpoint
 
@@ -115,7 +116,7 @@ def device_of(name: str, devices: DeviceMap) -> torch.device:
 def _empty(alignment: Alignment, dtype: torch.dtype) -> PreTrainedModel:
     """The model with real buffers, and parameters on the meta device."""
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM
 
     base = alignment.checkpoints[0]
     with quiet(), init_empty_weights(include_buffers=False):
@@ -127,8 +128,7 @@ def _empty(alignment: Alignment, dtype: torch.dtype) -> PreTrainedModel:
         if _stays_float32(model, name, dtype):
             parameter.data = parameter.data.float()
     if (base.folder / "generation_config.json").is_file():
-        with quiet():
-            model.generation_config = GenerationConfig.from_pretrained(base.folder)
+        model.generation_config = _generation_config(base)
     _take_token_ids(model, base.pretrained_config)
     model.config.architectures = [type(model).__name__]
     model.config.dtype = dtype
@@ -141,6 +141,20 @@ def _stays_float32(model: PreTrainedModel, name: str, dtype: torch.dtype) -> boo
     kept = set(model._keep_in_fp32_modules_strict or ())
     kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
     return any(re.search(rf"(^|\.){module}($|\.)", name) for module in kept)
+
+
+def _generation_config(base: Checkpoint) -> GenerationConfig:
+    from transformers import GenerationConfig
+
+    from evomerge.engine.checkpoint import first_line
+
+    try:
+        with quiet():
+            return GenerationConfig.from_pretrained(base.folder)
+    except Exception as error:
+        raise InputError(
+            f"{base.folder}/generation_config.json must be readable by transformers, but: {first_line(error)}"
+        ) from None
 
 
 def _take_token_ids(model: PreTrainedModel, base: PretrainedConfig) -> None:

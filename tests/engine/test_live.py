@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
@@ -12,6 +14,7 @@ from evomerge.engine.arena import NARROW, SMALL, WIDE, Arena, Item, Kind, arrang
 from evomerge.engine.checkpoint import open_checkpoint
 from evomerge.engine.live import LiveModel, device_of
 from evomerge.engine.model import choose_devices
+from evomerge.errors import InputError
 from tests.engine.tiny import family, recipe, save
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -130,3 +133,17 @@ def test_what_transformers_keeps_in_float32_stays_so(dtype, zoo, monkeypatch):
         assert live.dtype == tensor.dtype, name
         assert torch.equal(live, tensor), name
     assert merger.model.model.layers[0].input_layernorm.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"max_new_tokens": "many"}', "7"])
+def test_a_generation_config_that_is_none_is_wrong_input_in_one_line(zoo, tmp_path, text):
+    folder = tmp_path / "model"
+    shutil.copytree(zoo[0].model, folder)
+    (folder / "generation_config.json").write_text(text)
+    try:
+        live_of(ModelRef(model=str(folder)))
+    except InputError as error:
+        assert "generation_config.json must be readable" in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert text.startswith('{"max')  # transformers takes it as it is
