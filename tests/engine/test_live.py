@@ -135,15 +135,11 @@ def test_what_transformers_keeps_in_float32_stays_so(dtype, zoo, monkeypatch):
     assert merger.model.model.layers[0].input_layernorm.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"max_new_tokens": "many"}', "7"])
+@pytest.mark.parametrize("text", ["[]", "{", "7"])
 def test_a_generation_config_that_is_none_is_wrong_input_in_one_line(zoo, tmp_path, text):
     folder = tmp_path / "model"
     shutil.copytree(zoo[0].model, folder)
     (folder / "generation_config.json").write_text(text)
-    try:
+    with pytest.raises(InputError, match=r"generation_config\.json must be readable by transformers") as refused:
         live_of(ModelRef(model=str(folder)))
-    except InputError as error:
-        assert "generation_config.json must be readable" in str(error)
-        assert "\n" not in str(error)
-    else:
-        assert text.startswith('{"max')  # transformers takes it as it is
+    assert "\n" not in str(refused.value)
