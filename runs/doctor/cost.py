@@ -39,8 +39,8 @@ ELECTION = 0.55
 PER_GROUP = 2e-4
 """Seconds beside the pass over memory that a candidate's merge takes for each parameter."""
 
-STATISTICS = 5e-9
-"""Seconds that an element of an expert takes where a method needs statistics, once a run and core pair."""
+STATISTICS = 1.1e-8
+"""Seconds of a thread that an element of an expert takes where a method needs statistics, once a run."""
 
 ONCE = ("task_arithmetic", "linear", "dare_linear", "passthrough")
 """Methods that need no statistics."""
@@ -90,7 +90,7 @@ class Estimates(NamedTuple):
         merge, score, sampler: seconds of all trials; the sampler's with those of the gradient.
         gradient: of these, the seconds of that warm start.
         final: seconds of scoring finalists on `select`, and the winner and what it is compared with on `report`.
-        once: seconds of statistics before the first merges.
+        once: of the merges' seconds, those of statistics, which the first ones take.
         trial: seconds of one full candidate.
     """
 
@@ -111,7 +111,7 @@ class Estimates(NamedTuple):
         end: everything, with workers side by side.
         """
         total = self.merge + self.score + self.sampler
-        wall = (total + self.final) / self.workers + self.once
+        wall = (total - self.once + self.final) / self.workers + self.once
         parts = {**self._asdict(), "total": total, "wall": wall}
         documents, _ = parts.pop("documents"), parts.pop("workers")
         return {"seconds": {name: round(value, 3) for name, value in parts.items()}, "documents": documents}
@@ -187,11 +187,11 @@ def compiling_seconds(arenas: Sequence[Arena], methods: Sequence[str], trials: i
     return COMPILING * len(methods) if worth else 0.0
 
 
-def statistics_seconds(arenas: Sequence[Arena], methods: Sequence[str]) -> float:
-    """Seconds of the statistics that the methods need, once."""
+def statistics_seconds(arenas: Sequence[Arena], methods: Sequence[str], threads: int = 1) -> float:
+    """Seconds of the statistics that the methods need, once, with so many threads."""
     needing = sum(method not in ONCE for method in methods)
     experts = max((len(arena.kind.dtypes) - 1 for arena in arenas), default=0)
-    return needing * STATISTICS * experts * sum(arena.numel for arena in arenas)
+    return needing * STATISTICS * experts * sum(arena.numel for arena in arenas) / threads
 
 
 def estimated(
@@ -231,7 +231,7 @@ def estimated(
     return Estimates(
         workers,
         documents=round((bests + (trials - bests) * stopped_at) * search),
-        merge=slower * trials * merge + compiling,
+        merge=slower * trials * merge + compiling + once,
         score=slower * (bests * of_split["search"] + (trials - bests) * stopped),
         sampler=max(trials - _warm(config), 0) * PROPOSAL.get(sampler, 0.005) + gradient,
         gradient=gradient,

@@ -53,6 +53,8 @@ def outlook(subject: Subject) -> Outlook:
         InputError: as the subject's attributes.
         LeftOut: models or tasks are out of sight, or the architecture cannot be timed.
     """
+    import torch
+
     from evomerge.engine.model import DTYPES
     from evomerge.search.sampling import choose_sampler
 
@@ -72,7 +74,7 @@ def outlook(subject: Subject) -> Outlook:
         work,
         speed,
         merge_seconds(subject.arenas, methods, copy_rate(subject.device)),
-        statistics_seconds(subject.arenas, methods),
+        statistics_seconds(subject.arenas, methods, torch.get_num_threads()),
         sampler,
         subject.gpus,
         compiling_seconds(subject.arenas, methods, config.search.trials),

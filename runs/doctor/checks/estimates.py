@@ -34,7 +34,12 @@ def estimates(subject: Subject) -> Iterator[Finding]:
 
 def _told(found: Estimates, missing: str) -> str:
     proposals = found.sampler - found.gradient
-    parts = {"scoring": found.score, "merging": found.merge, "proposals": proposals, "gradient": found.gradient}
+    parts = {
+        "scoring": found.score,
+        "merging": found.merge - found.once,
+        "proposals": proposals,
+        "gradient": found.gradient,
+    }
     parts |= {"finalists and comparison": found.final, "statistics": found.once}
     whole = found.as_data()["seconds"]["wall"]
     listed = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value >= 0.01 * whole)
