@@ -1,9 +1,9 @@
 """Candidates a minute with one worker and with two, each with one thread: `benchmarks/workers.py [--case FOLDER]`.
 
 Both are the command line, `evomerge run --workers N`: one process that scores, or two and one that watches. Rounds
-alternate; the gradient, which is one worker's, is left out. Two rates are taken from each run: in the steady state, after
-the first fifth of the trials, when all workers have loaded; and over the wall time of the whole command, loading and
-comparison included. Prints a row a run, and one JSON object last.
+alternate; the gradient, which is one worker's, is left out. Two rates are taken from each run: in the steady state,
+after the first fifth of the trials, when all workers have loaded; and over the wall time of the whole command, loading
+and comparison included. Prints a row a run, and one JSON object last.
 """
 
 from __future__ import annotations
