@@ -109,8 +109,11 @@ def open_study(storage: RDBStorage, name: str) -> optuna.Study:
 
 
 def study_config(study: optuna.Study) -> SearchConfig:
-    """The configuration that a study was created with."""
-    return parse_config(dict(study.user_attrs[CONFIG]), f"study {study.study_name}")
+    """The configuration that a study was created with. Raises InputError when the database holds none."""
+    stored = study.user_attrs[CONFIG]
+    if not isinstance(stored, Mapping):
+        raise InputError(f"study {study.study_name}: its configuration must be a mapping, but is {stored!r:.100}")
+    return parse_config(dict(stored), f"study {study.study_name}")
 
 
 def check_same_config(stored: SearchConfig, given: SearchConfig) -> None:
