@@ -333,7 +333,9 @@ def test_shared_memory_that_cannot_be_pinned_is_used_as_it_is(cudart, caplog, mo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("method", ["linear", "ties", "della", "slerp"])
 def test_a_gpu_streams_from_shared_memory(zoo_bfloat16, tmp_path, monkeypatch, caplog, method):
-    monkeypatch.setattr("evomerge.engine.memory._free_on_device", lambda arenas: 2 * arenas[0].numel * len(arenas))
+    candidates = 2 * 2  # of bfloat16 and of two workers
+    room = "evomerge.engine.memory._free_on_device"
+    monkeypatch.setattr(room, lambda arenas: candidates * arenas[0].numel * len(arenas))
     refs = zoo_bfloat16[: 1 + (METHODS.get(method).max_experts or 3)]
     one = recipe(refs, method, "bfloat16")
     cpu = Merger(refs[0], refs[1:], "bfloat16", "cpu")

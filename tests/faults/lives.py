@@ -1,4 +1,8 @@
-"""Processes that work on a run of the embedded example and are killed, all of them forked from one that is warm."""
+"""Processes that work on a run of the embedded example and are killed.
+
+All of them are forked from one that has loaded the example and nothing else has happened in: one in which other tests
+have run may hold locks of threads that a fork leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +31,7 @@ from evomerge.search.problem import Problem, build_problem
 from evomerge.search.rounds import current_round
 from tests.runs.conftest import CONFIG
 
-_FORK = multiprocessing.get_context("fork")  # a new interpreter would take seconds to import everything
+_SERVER = multiprocessing.get_context("forkserver")  # a new interpreter would take seconds to import everything
 PHASES = ("launch", "search", "select", "report", "end")
 SETTINGS = [
     *("evaluate.limit=40", "search.trials=13", "search.finalists=2", "search.sampler=cmaes"),
@@ -35,26 +40,37 @@ SETTINGS = [
 
 
 class Warm:
-    """The example's problem, loaded, for processes to be forked with.
+    """The example's search, and in the processes that are forked its models, too.
 
     Attributes:
         config: of its search.
-        problem: with the models.
         seconds: that an undisturbed search took.
     """
 
     def __init__(self) -> None:
         self.config: SearchConfig = load_config(CONFIG, SETTINGS)
-        self.problem: Problem = build_problem(self.config)
         self.seconds = 0.0
+
+    @cached_property
+    def problem(self) -> Problem:
+        """With the models, loaded."""
+        return build_problem(self.config)
 
     def search(self, folder: Path) -> Run:
         """An undisturbed search, in a process of its own."""
         begun = time.monotonic()
-        life = Life(self, folder, lead)
+        life = Life(folder, lead)
         assert life.end() == 0, life.said
         self.seconds = time.monotonic() - begun
         return open_run(folder)
+
+
+@cache
+def warm_here() -> Warm:
+    """This process's own, with its models."""
+    warm = Warm()
+    assert warm.problem.merger.num_layers
+    return warm
 
 
 class Death(NamedTuple):
@@ -83,23 +99,17 @@ class Life:
     """One process of a run.
 
     Args:
-        warm: what it works with.
         folder: of the run.
-        work: `lead` or `join`.
+        work: `lead`, `join` or another function that can be pickled.
         death: of the process; None: it is not killed.
     """
 
-    def __init__(
-        self,
-        warm: Warm,
-        folder: Path,
-        work: Callable[[Warm, Path, Listener], None],
-        death: Death | None = None,
-    ) -> None:
-        self._phase = _FORK.Value("i", 0, lock=False)
+    def __init__(self, folder: Path, work: Callable[[Warm, Path, Listener], None], death: Death | None = None) -> None:
+        _SERVER.set_forkserver_preload(["tests.faults.preload"])
+        self._phase = _SERVER.Value("i", 0, lock=False)
         self._death = death
         self._log = folder.with_name(f"{folder.name}.log")
-        self._process = _FORK.Process(target=self._live, args=(warm, folder, work), daemon=True)
+        self._process = _SERVER.Process(target=live, args=(self._phase, death, self._log, folder, work), daemon=True)
         self._process.start()
         self._begun = time.monotonic()
 
@@ -133,19 +143,24 @@ class Life:
             assert self._process.pid is not None
             os.kill(self._process.pid, number)
 
-    def _live(self, warm: Warm, folder: Path, work: Callable[[Warm, Path, Listener], None]) -> None:
-        if self._death is not None and self._death.by != "time":
-            _arm(self._death, folder)
-        for module in (launch, joining):
-            module.build_problem = lambda *_, **__: warm.problem  # type: ignore[attr-defined]
-        queue.MAX_DEATHS = 1000  # so often, no trial is to blame
-        warm.problem.merger.load = lambda: None  # type: ignore[method-assign]  # it is
-        try:
-            work(warm, folder, _Phases(self._phase))
-        except BaseException as error:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{os.getpid()}: {type(error).__name__}: {error}\n")
-            raise
+
+def live(
+    phase: Any, death: Death | None, log: Path, folder: Path, work: Callable[[Warm, Path, Listener], None]
+) -> None:
+    """What the process of a `Life` does."""
+    warm = warm_here()
+    if death is not None and death.by != "time":
+        _arm(death, folder)
+    for module in (launch, joining):
+        module.build_problem = lambda *_, **__: warm.problem  # type: ignore[attr-defined]
+    queue.MAX_DEATHS = 1000  # so often, no trial is to blame
+    warm.problem.merger.load = lambda: None  # type: ignore[method-assign]  # it is
+    try:
+        work(warm, folder, _Phases(phase))
+    except BaseException as error:
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}: {type(error).__name__}: {error}\n")
+        raise
 
 
 def lead(warm: Warm, folder: Path, listener: Listener) -> None:

@@ -74,7 +74,7 @@ def test_one_worker(
         while code != 0:
             is_last = sum(deaths.values()) >= kills
             death = None if is_last else Death.drawn(generator, 0.5 * warm.seconds)
-            life = Life(warm, folder, lead, death)
+            life = Life(folder, lead, death)
             code = life.end()
             assert code in (0, -9), life.said
             if code:
@@ -97,7 +97,7 @@ def test_three_workers(
     while sum(deaths.values()) < kills:
         folder = tmp_path / f"run{runs}"
         before = Record()
-        lives = [Life(warm, folder, work) for work in (lead, join, join)]
+        lives = [Life(folder, work) for work in (lead, join, join)]
         while sum(deaths.values()) < kills:
             time.sleep(float(generator.uniform(0, 0.3 * warm.seconds)))
             if not any(life.is_alive for life in lives):
@@ -109,7 +109,7 @@ def test_three_workers(
                     deaths[f"{lives[place].phase} of {'the leader' if place == 0 else 'a worker'}"] += 1
             before = grown(folder, before)
             lives = [
-                Life(warm, folder, lead if place == 0 else join) if life.end(0) == -9 else life
+                Life(folder, lead if place == 0 else join) if life.end(0) == -9 else life
                 for place, life in enumerate(lives)
             ]
         assert [life.end() for life in lives] == [0, 0, 0], lives[0].said
@@ -129,24 +129,24 @@ def test_an_export_is_whole_or_absent(warm: Warm, undisturbed: Run, report: dict
     deaths = Counter[str]()
     whole = digest_of(undisturbed.export(tmp_path / "whole"))
     begun = time.monotonic()
-    assert Life(warm, tmp_path / "first", partial(export, undisturbed)).end() == 0
+    assert Life(tmp_path / "first", partial(export, undisturbed.folder)).end() == 0
     seconds = time.monotonic() - begun
     while sum(deaths.values()) < kills:
         folder = tmp_path / f"export{len(list(tmp_path.iterdir()))}"
-        life = Life(warm, folder, partial(export, undisturbed), Death.drawn(generator, seconds, "commit"))
+        life = Life(folder, partial(export, undisturbed.folder), Death.drawn(generator, seconds, "commit"))
         killed = life.end() == -9
         is_there = (folder / "model").exists()
         assert is_there or killed
         if killed:
             deaths["whole" if is_there else "absent"] += 1
         if not is_there:
-            assert Life(warm, folder, partial(export, undisturbed)).end() == 0
+            assert Life(folder, partial(export, undisturbed.folder)).end() == 0
         assert digest_of(folder / "model") == whole
     report |= {"kills": sum(deaths.values()), "left": deaths, "torn": 0}
 
 
-def export(run: Run, warm: Warm, folder: Path, listener: Listener) -> None:
-    run.export(folder / "model")
+def export(run: Path, warm: Warm, folder: Path, listener: Listener) -> None:
+    open_run(run).export(folder / "model")
 
 
 def digest_of(folder: Path) -> dict[str, str]:
@@ -166,7 +166,7 @@ def test_a_signal_ends_a_search_in_good_order(
     generator, in_order = np.random.default_rng(int(name)), 0
     for number in range(3):
         folder = tmp_path / str(number)
-        life = Life(warm, folder, lead)
+        life = Life(folder, lead)
         time.sleep(float(generator.uniform(0.1, warm.seconds)))
         life.send(name)
         code = life.end()
@@ -174,36 +174,32 @@ def test_a_signal_ends_a_search_in_good_order(
             in_order += 1
             assert read_events(folder / "events.jsonl")[-1]["event"] == "stop"
         if code != 0:  # at once, before there is a search that could be stopped in good order
-            assert Life(warm, folder, lead).end() == 0
+            assert Life(folder, lead).end() == 0
         assert record_of(folder) == record_of(undisturbed.folder)
         check_ended(open_run(folder), undisturbed)
     assert in_order
 
 
-def without_memory(merge: bool, error: type[Exception]) -> Callable[[Warm, Path, Listener], None]:
+def without_memory(merge: bool, error: type[Exception], warm: Warm, folder: Path, listener: Listener) -> None:
     """A search in which two candidates cannot be merged, or batches of more than 16 rows scored, for want of memory."""
+    merger, calls = warm.problem.merger, itertools.count()
+    apply, forward = merger.apply, merger.model.forward
 
-    def work(warm: Warm, folder: Path, listener: Listener) -> None:
-        merger, calls = warm.problem.merger, itertools.count()
-        apply, forward = merger.apply, merger.model.forward
+    def starved_apply(recipe: Recipe) -> None:
+        if next(calls) in (7, 10):
+            raise error("out of memory")
+        apply(recipe)
 
-        def starved_apply(recipe: Recipe) -> None:
-            if next(calls) in (7, 10):
-                raise error("out of memory")
-            apply(recipe)
+    def starved_forward(input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        if len(input_ids) > 16:
+            raise error("out of memory")
+        return forward(input_ids, *rest, **named)
 
-        def starved_forward(input_ids: torch.Tensor, *rest: Any, **named: Any) -> Any:
-            if len(input_ids) > 16:
-                raise error("out of memory")
-            return forward(input_ids, *rest, **named)
-
-        if merge:
-            merger.apply = starved_apply  # type: ignore[method-assign]
-        else:
-            merger.model.forward = starved_forward
-        lead(warm, folder, listener)
-
-    return work
+    if merge:
+        merger.apply = starved_apply  # type: ignore[method-assign]
+    else:
+        merger.model.forward = starved_forward
+    lead(warm, folder, listener)
 
 
 @pytest.mark.exhaustive
@@ -212,7 +208,7 @@ def without_memory(merge: bool, error: type[Exception]) -> Callable[[Warm, Path,
 def test_a_search_goes_on_when_memory_runs_out(
     merge: bool, error: type[Exception], warm: Warm, undisturbed: Run, tmp_path: Path
 ) -> None:
-    life = Life(warm, tmp_path / "run", without_memory(merge, error))
+    life = Life(tmp_path / "run", partial(without_memory, merge, error))
     assert life.end() == 0, life.said
     run = open_run(tmp_path / "run")
     assert run.result is not None

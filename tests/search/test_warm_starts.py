@@ -70,7 +70,7 @@ class TestKnownRecipes:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            (None, "must be a readable file"),
+            (None, "must be a recipe in YAML, but: No such file"),
             (
                 RECIPE.replace("task_arithmetic", "linear"),
                 r"one of merge.method \(task_arithmetic\), but .* has linear",
