@@ -21,7 +21,7 @@ _ROWS = Table(
 )
 
 STALE_SECONDS = 20.0
-_POLL_SECONDS = (0.002, 0.1)  # the first and the longest pause between two attempts
+_POLL_SECONDS = (0.002, 0.02)  # the first and the longest pause between two attempts
 
 
 class LostLeaseError(Exception):
