@@ -22,6 +22,10 @@ class StopRequest:
         """Whether somebody asked."""
         return self._event.is_set()
 
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not beyond the request."""
+        self._event.wait(seconds)
+
     def check(self) -> None:
         """Raise InterruptedRunError if somebody asked to stop."""
         if self.is_set:

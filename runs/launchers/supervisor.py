@@ -19,6 +19,7 @@ from evomerge.search.rounds import Round, is_over
 from evomerge.search.study import study_tasks
 
 _LOOK_SECONDS = 0.5
+_SHARE = 0.03  # of a core that looking may take from the workers
 
 
 class Handle(Protocol):
@@ -89,12 +90,17 @@ def _watch(run: Run, crew: Sequence[_Member], found: Round, listener: Listener, 
             is_asked = True
             for member in crew:
                 member.stop()
+        looked = time.process_time()
         with _unless_stopped(stop):
             following.look()
             messages.look()
         for member in crew:
             member.look(time.monotonic() - began, may_restart=not stop.is_set)
-        time.sleep(_LOOK_SECONDS)
+        pause = max(_LOOK_SECONDS, (time.process_time() - looked) / _SHARE)
+        if is_asked:
+            time.sleep(_LOOK_SECONDS)
+        else:
+            stop.wait(pause)
     with _unless_stopped(stop):
         following.look()
         messages.look()
