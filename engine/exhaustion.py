@@ -11,12 +11,10 @@ import torch
 from evomerge.engine.checkpoint import first_line
 from evomerge.engine.memory import available
 from evomerge.errors import EvomergeError
+from evomerge.shortage import is_out_of_memory
 from evomerge.sizes import readable
 
 T = TypeVar("T")
-
-SIGNS = ("can't allocate memory", "not enough memory", "out of memory")
-"""What PyTorch's errors say when an allocation failed, besides those of a type of their own."""
 
 
 def within_memory(do: Callable[[], T], release: Callable[[], None], raised: type[EvomergeError], rule: str) -> T:
@@ -42,10 +40,3 @@ def within_memory(do: Callable[[], T], release: Callable[[], None], raised: type
         torch.cuda.empty_cache()
         free.append(f"{readable(torch.cuda.mem_get_info()[0])} on the GPU")
     raise raised(f"{rule}, but it ran out: {told} ({' and '.join(free)} free now)")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of a device or of the host ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)

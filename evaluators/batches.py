@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from evomerge.errors import CandidateError
+from evomerge.shortage import is_out_of_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,13 +52,6 @@ def in_batches(run: Callable[[Sequence[T]], list[R]], items: Sequence[T], limit:
         else:
             results.extend(done)
     return results
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory of a device or of the host ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _attempt(run: Callable[[Sequence[T]], list[R]], part: Sequence[T]) -> list[R] | None:

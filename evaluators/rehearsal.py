@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evomerge.evaluators.batches import is_out_of_memory
 from evomerge.evaluators.coverage import plain_model, slides
 from evomerge.evaluators.greedy import Batch
+from evomerge.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

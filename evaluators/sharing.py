@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evomerge.evaluators.batches import BatchLimit, is_out_of_memory
+from evomerge.evaluators.batches import BatchLimit
 from evomerge.evaluators.encode import Encoded
 from evomerge.evaluators.forward import Forward, Output, PlainForward
 from evomerge.evaluators.loglikelihood import Plan, Rows
 from evomerge.evaluators.prefix import Root, run_root
+from evomerge.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from evomerge.errors import CandidateError, InputError
-from evomerge.evaluators.batches import is_out_of_memory
 from evomerge.evaluators.calibration import _places
 from evomerge.evaluators.combined import Combined
 from evomerge.evaluators.encode import Encoded
@@ -36,6 +35,7 @@ from evomerge.evaluators.proxy import proxy_rows, references
 from evomerge.evaluators.quiet import quiet, seeded
 from evomerge.evaluators.tensors import Targets
 from evomerge.evaluators.types import Document
+from evomerge.shortage import is_out_of_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,11 +14,11 @@ from evomerge.engine.recipe import Recipe
 from evomerge.engine.sensitivity import slopes_of
 from evomerge.errors import CandidateError
 from evomerge.evaluators import Document
-from evomerge.evaluators.batches import is_out_of_memory
 from evomerge.evaluators.splits import position
 from evomerge.search.interrupt import StopRequest
 from evomerge.search.problem import Problem
 from evomerge.search.scoring import Scorer
+from evomerge.shortage import is_out_of_memory
 from evomerge.spaces import Point
 
 if TYPE_CHECKING:

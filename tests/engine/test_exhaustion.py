@@ -12,9 +12,10 @@ import torch
 from evomerge.engine import Merger, execute
 from evomerge.engine import derived as derived_module
 from evomerge.engine.compiled import Launcher
-from evomerge.engine.exhaustion import is_out_of_memory, within_memory
+from evomerge.engine.exhaustion import within_memory
 from evomerge.engine.store import Store
 from evomerge.errors import CandidateError, InputError
+from evomerge.shortage import is_out_of_memory
 from tests.engine.test_materialize import same, state
 from tests.engine.tiny import recipe
 
