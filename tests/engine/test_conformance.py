@@ -168,7 +168,7 @@ def test_chunks_do_not_matter(method, data):
 
 @methods
 @pytest.mark.filterwarnings("ignore:bf16 and fp16 are mixed")
-@pytest.mark.parametrize("rows", ["narrow", "wide"])
+@pytest.mark.parametrize("rows", ["narrow", pytest.param("wide", marks=pytest.mark.exhaustive)])
 def test_compiled_kernels_give_the_bits_of_eager_ones(method, rows, launcher):
     dtype = torch.bfloat16 if rows == "wide" else torch.float32
     if rows == "narrow" and method.name not in ("dare_ties", "sce", "slerp"):

@@ -76,6 +76,7 @@ def test_the_network_is_cut_for_a_while(
     check_whole(search(tmp_path, url, before=at_chunk(4, cut)), undisturbed)
 
 
+@pytest.mark.exhaustive
 def test_the_network_swallows_everything_for_a_while(
     postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_database_that_stays_away_ends_the_search_in_one_line_and_resume_goes_
     check_whole(search(tmp_path, url, stale=0.5), undisturbed)  # this process lives: it has to be missed
 
 
+@pytest.mark.exhaustive
 def test_a_wait_can_be_interrupted(
     postgres_database: str, network: Network, undisturbed: ToyRun, tmp_path: Path
 ) -> None:

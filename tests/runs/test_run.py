@@ -107,6 +107,7 @@ def test_eval_takes_recipes_and_sources(finished: Path, evomerge: Command) -> No
     assert set(said["tasks"]["quickstart_add"]) == {"metric", "value", "stderr", "n"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("trials", [3, 11])
 def test_after_kill_minus_9_a_run_goes_on_as_if_nothing_had_been(trials: int, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -44,6 +44,7 @@ def test_pairing_narrows_the_interval() -> None:
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
 
 
+@pytest.mark.exhaustive
 def test_the_interval_covers_the_true_difference_19_times_in_20() -> None:
     chance = np.random.default_rng(1)
     covered = 0

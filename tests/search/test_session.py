@@ -114,6 +114,7 @@ def test_another_worker_concludes_when_the_first_is_killed_over_it(split: str, t
     assert run.study.user_attrs[RESULT]["winner"]["number"] == expected["winner"]["number"]
 
 
+@pytest.mark.exhaustive
 def test_a_worker_that_was_stopped_while_it_concluded_says_what_another_one_did(tmp_path: Path) -> None:
     patient = config(stale=0.6)
     run = launched(tmp_path / "two", patient)

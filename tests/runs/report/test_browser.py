@@ -147,6 +147,7 @@ def test_its_policy_lets_no_other_script_run(whole: Path, tmp_path: Path, opened
     assert len([line for line in seen.said if "Content Security Policy" in line]) == 2
 
 
+@pytest.mark.exhaustive
 def test_five_thousand_trials_are_drawn_and_respond(tmp_path: Path, opened: Open) -> None:
     path = write_report(Made(tmp_path, trials=5000, failed=100).run())
     assert path.stat().st_size < 6_000_000
@@ -161,6 +162,7 @@ def test_five_thousand_trials_are_drawn_and_respond(tmp_path: Path, opened: Open
     assert seen.said == []
 
 
+@pytest.mark.exhaustive
 def test_a_hundred_experts_in_eighty_layers_fit(tmp_path: Path, opened: Open) -> None:
     experts = [f"an-expert-with-quite-a-long-name-{number}" for number in range(100)]
     made = Made(tmp_path, experts=experts, layers=80, modules=("all",), trials=2)
