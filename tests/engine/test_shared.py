@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -361,22 +362,27 @@ def test_processes_killed_at_any_moment_leave_the_others_right(zoo_bfloat16, tmp
     alone.apply(one)
     want = tensors_digest(alone.model.state_dict())
     before = set(memory.iterdir())
+
+    def work(results: Any = None) -> None:
+        torch.set_num_threads(1)
+        merger = Merger(refs[0], refs[1:], "bfloat16", "cpu", shared=tmp_path / "shared", workers=4)
+        merger.apply(one)
+        if results is not None:  # who is killed might hold the queue's lock
+            results.put(tensors_digest(merger.model.state_dict()))
+
+    begun = time.monotonic()
+    undisturbed = _FORK.Process(target=work, daemon=True)
+    undisturbed.start()
+    undisturbed.join(120)
+    seconds = time.monotonic() - begun
     killed_early = 0
     for _ in range(40):
         results = _FORK.SimpleQueue()
-
-        def work(survives: bool, results: Any = results) -> None:
-            torch.set_num_threads(1)
-            merger = Merger(refs[0], refs[1:], "bfloat16", "cpu", shared=tmp_path / "shared", workers=4)
-            merger.apply(one)
-            if survives:  # who is killed might hold the queue's lock
-                results.put(tensors_digest(merger.model.state_dict()))
-
-        processes = [_FORK.Process(target=work, args=(i >= 2,), daemon=True) for i in range(4)]
+        processes = [_FORK.Process(target=work, args=(results if i >= 2 else None,), daemon=True) for i in range(4)]
         for process in processes:
             process.start()
         for process in processes[:2]:
-            process.join(float(random.uniform(0.0, 0.6)))
+            process.join(float(random.uniform(0.0, seconds)))
             killed_early += process.exitcode is None
             process.kill()
         for process in processes:
