@@ -58,6 +58,7 @@ class Warm:
 
     def search(self, folder: Path) -> Run:
         """An undisturbed search, in a process of its own."""
+        assert Life(folder, nothing).end() == 0  # the one that processes are forked from has loaded the example by now
         begun = time.monotonic()
         life = Life(folder, lead)
         assert life.end() == 0, life.said
@@ -161,6 +162,10 @@ def live(
         with log.open("a", encoding="utf-8") as file:
             file.write(f"{os.getpid()}: {type(error).__name__}: {error}\n")
         raise
+
+
+def nothing(warm: Warm, folder: Path, listener: Listener) -> None:
+    """End at once."""
 
 
 def lead(warm: Warm, folder: Path, listener: Listener) -> None:
