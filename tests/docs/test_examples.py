@@ -61,8 +61,8 @@ def task_files() -> list[Path]:
 
 
 @pytest.mark.parametrize("folder", EXAMPLES, ids=lambda path: path.name)
-def test_doctor_finds_nothing_wrong(folder: Path, evomerge: Command) -> None:
-    said = evomerge("doctor", folder / "search.yaml", "--offline", "--no-weights", "--json")
+def test_doctor_finds_nothing_wrong(folder: Path, tmp_path: Path, evomerge: Command) -> None:
+    said = evomerge("doctor", folder / "search.yaml", "--out", tmp_path / "run", "--offline", "--no-weights", "--json")
     assert said.code == 0, said.out + said.error
     told = json.loads(said.out)
     warned = {each["check"] for each in told["checks"] if each["level"] == "warning"}
